@@ -1,0 +1,83 @@
+// The plain C++ entry: which loss, on which arrays, reduced how, written where.
+//
+// The grid of a call is y_pred seen as rows x cols: the axes of one loss value are the columns, all
+// other axes the rows. Every array of a request lives either on that grid or on its rows.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace fastloss {
+
+enum class dtype { boolean, i8, u8, i16, u16, i32, u32, i64, u64, f32, f64 };
+
+// One axis of a strided array; the stride is in bytes and may be zero or negative.
+struct axis {
+  std::int64_t size, stride;
+};
+
+// A strided array as a sequence: element e is found by counting through `axes`, the last fastest.
+struct view {
+  char* data = nullptr;
+  dtype type = dtype::f32;
+  std::vector<axis> axes;
+};
+
+// A factor of the loss values: a sample weight or a mask.
+struct factor {
+  view values;
+  bool per_element;  // on the grid; otherwise on its rows
+};
+
+enum class reduction { none, sum, mean, mean_with_sample_weight };
+
+struct request {
+  int loss = -1;                  // index into losses()
+  std::vector<double> parameters; // as losses()[loss].parameters names them
+  std::int64_t rows = 0, cols = 0;
+  dtype compute = dtype::f32;     // f32 or f64
+
+  view y_pred;                    // grid
+  view y_true;                    // grid; for sparse losses the labels, on the rows
+  double target_scale = 1, target_shift = 0;        // t is replaced by target_scale * t + target_shift
+  std::optional<view> class_weight;                 // on the columns; t is then multiplied by it
+  std::optional<std::int64_t> ignore_class;         // rows with this label do not count
+
+  std::optional<factor> sample_weight, mask;
+  reduction reduce = reduction::none;
+  bool scalar_value = false;      // the loss has a single value, which every reduction leaves as it is
+  double upstream = 1;            // multiplies the gradients
+  std::optional<view> row_upstream;                 // likewise, per row; with reduction::none only
+
+  std::optional<view> values;     // rows; written when nothing is reduced
+  std::optional<view> grad_pred, grad_true;         // grid
+  int threads = 1;
+};
+
+// A label outside [0, cols): `row` is its position among the rows.
+struct label_error : std::runtime_error {
+  label_error(std::int64_t row, const std::string& what) : std::runtime_error(what), row(row) {}
+  std::int64_t row;
+};
+
+struct loss_info {
+  std::string name, kind;
+  bool sparse;
+  std::vector<std::string> parameters;
+};
+
+// The losses of this build, in the order of their indices.
+const std::vector<loss_info>& losses();
+
+// Computes the request and returns the reduced value (0 with reduction::none). The caller has
+// checked every shape; labels are checked here, before anything is written.
+double run(const request& r);
+
+// The instruction set that the kernels run on, chosen once; environment FASTLOSS_ISA forces one.
+const char* instruction_set();
+int max_threads();
+
+}  // namespace fastloss

@@ -1,0 +1,258 @@
+// Elementary functions without branches, so that compilers vectorize the loops that call them.
+//
+// Each is accurate to about one unit in the last place for float and double, propagates NaN, and
+// handles zero, infinities and subnormals. They rely on IEEE arithmetic: never compile this with
+// -ffast-math (contraction into fused multiply-add is fine).
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "core/config.h"
+
+namespace fastloss::math {
+
+template <class T>
+struct format;
+
+template <>
+struct format<float> {
+  using integer = std::int32_t;
+  static constexpr int mantissa_bits = 23, exponent_bias = 127;
+  static constexpr integer one = 0x3f800000, sqrt_half = 0x3f3504f3;
+  static constexpr integer split_mask = ~0xfff;   // keeps 12 bits: products of two are exact
+  static constexpr float round_shift = 0x1.8p23f;
+  static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // n * ln2_hi is exact
+  static constexpr float exp_min = -104.0f, exp_max = 89.0f;
+  static constexpr float expm1_min = -64.0f, expm1_max = 88.0f;
+  static constexpr int exp_terms = 7, log_terms = 5;
+};
+
+template <>
+struct format<double> {
+  using integer = std::int64_t;
+  static constexpr int mantissa_bits = 52, exponent_bias = 1023;
+  static constexpr integer one = 0x3ff0000000000000, sqrt_half = 0x3fe6a09e667f3bcd;
+  static constexpr integer split_mask = ~0x7ffffff;  // keeps 26 bits
+  static constexpr double round_shift = 0x1.8p52;
+  static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
+  static constexpr double exp_min = -746.0, exp_max = 710.0;
+  static constexpr double expm1_min = -64.0, expm1_max = 709.0;
+  static constexpr int exp_terms = 13, log_terms = 11;
+};
+
+template <class T>
+inline constexpr T infinity = std::numeric_limits<T>::infinity();
+
+template <class To, class From>
+FASTLOSS_HD To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+template <class T>
+FASTLOSS_HD T abs(T x) {
+  return x < T(0) ? -x : x;
+}
+
+FASTLOSS_HD float sqrt(float x) { return __builtin_sqrtf(x); }
+FASTLOSS_HD double sqrt(double x) { return __builtin_sqrt(x); }
+
+template <class T>
+FASTLOSS_HD T max(T a, T b) {  // a NaN in `a` survives
+  return a < b ? b : a;
+}
+
+template <class T>
+FASTLOSS_HD T clamp(T x, T low, T high) {  // a NaN in `x` survives
+  T above = x < low ? low : x;
+  return above > high ? high : above;
+}
+
+// The series below, summed from the last term (index Last) to the term of index K; templates rather
+// than loops, so that every coefficient is a constant for every compiler.
+constexpr double inverse_factorial(int n) { return n <= 1 ? 1.0 : inverse_factorial(n - 1) / n; }
+
+template <int K, int Last, class T>
+FASTLOSS_HD T exponential_series(T r) {  // sum of r^(k - K) / k!
+  constexpr T coefficient = T(inverse_factorial(K));
+  if constexpr (K == Last)
+    return coefficient;
+  else
+    return exponential_series<K + 1, Last>(r) * r + coefficient;
+}
+
+template <int K, int Last, class T>
+FASTLOSS_HD T atanh_series(T z) {  // sum of 2 z^(k - K) / (2 k + 1)
+  constexpr T coefficient = T(2.0 / (2 * K + 1));
+  if constexpr (K == Last)
+    return coefficient;
+  else
+    return atanh_series<K + 1, Last>(z) * z + coefficient;
+}
+
+template <class T>
+FASTLOSS_HD T power_of_two(typename format<T>::integer n) {
+  using F = format<T>;
+  return bit_cast<T>((n + F::exponent_bias) << F::mantissa_bits);
+}
+
+// x = n ln 2 + r with |r| <= ln 2 / 2; `expm1_r` = e^r - 1 by its Taylor series.
+template <class T>
+struct reduced_exponential {
+  typename format<T>::integer n;
+  T expm1_r;
+};
+
+template <class T>
+FASTLOSS_HD reduced_exponential<T> reduce_exponential(T x) {
+  using F = format<T>;
+  constexpr T log2e = T(1.44269504088896340736);
+  T shifted = x * log2e + F::round_shift;
+  auto n = bit_cast<typename F::integer>(shifted) - bit_cast<typename F::integer>(F::round_shift);
+  T nf = shifted - F::round_shift;
+  T r = (x - nf * F::ln2_hi) - nf * F::ln2_lo;
+  T series = exponential_series<2, F::exp_terms>(r);
+  return {n, r + r * r * series};
+}
+
+template <class T>
+FASTLOSS_HD T exp(T x) {
+  using F = format<T>;
+  auto e = reduce_exponential(clamp(x, F::exp_min, F::exp_max));
+  // Two factors, because 2^n alone may be subnormal or overflow where the product is not.
+  auto half = e.n >> 1;
+  return (T(1) + e.expm1_r) * power_of_two<T>(half) * power_of_two<T>(e.n - half);
+}
+
+template <class T>
+FASTLOSS_HD T expm1(T x) {
+  using F = format<T>;
+  auto e = reduce_exponential(clamp(x, F::expm1_min, F::expm1_max));
+  T scale = power_of_two<T>(e.n);
+  return scale * e.expm1_r + (scale - T(1));
+}
+
+// x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for positive finite x.
+template <class T>
+struct reduced_logarithm {
+  T k, f;
+};
+
+template <class T>
+FASTLOSS_HD reduced_logarithm<T> reduce_logarithm(T x) {
+  using F = format<T>;
+  constexpr T smallest = std::numeric_limits<T>::min();
+  constexpr T lift = T(std::int64_t(1) << F::mantissa_bits);
+  bool subnormal = x < smallest;
+  auto bits = bit_cast<typename F::integer>(subnormal ? x * lift : x) + (F::one - F::sqrt_half);
+  auto k = (bits >> F::mantissa_bits) - F::exponent_bias;
+  constexpr typename F::integer mantissa = (typename F::integer(1) << F::mantissa_bits) - 1;
+  T m = bit_cast<T>((bits & mantissa) + F::sqrt_half);
+  // 64-bit integers convert to double in vectors only with AVX-512; going through the mantissa of
+  // a shifted constant needs no conversion instruction.
+  T kf = bit_cast<T>(k + bit_cast<typename F::integer>(F::round_shift)) - F::round_shift;
+  return {kf - (subnormal ? T(F::mantissa_bits) : T(0)), m - T(1)};
+}
+
+// log((1 + s) / (1 - s)) = 2 s + s * tail(s * s).
+template <class T>
+FASTLOSS_HD T atanh_tail(T z) {
+  return z * atanh_series<1, format<T>::log_terms>(z);
+}
+
+// log(x + c) for a correction c that is tiny beside x: x carries the rounded argument, c the error.
+template <class T>
+FASTLOSS_HD T log_corrected(T x, T c) {
+  using F = format<T>;
+  auto [k, f] = reduce_logarithm(x);
+  T s = f / (T(2) + f);
+  T half_square = T(0.5) * f * f;
+  T tail = s * (half_square + atanh_tail(s * s)) + k * F::ln2_lo + c / x;
+  T finite = k * F::ln2_hi + (f - (half_square - tail));
+  T edge = x == T(0) ? -infinity<T> : (x > T(0) ? x : std::numeric_limits<T>::quiet_NaN());
+  return x > T(0) && x < infinity<T> ? finite : edge;
+}
+
+template <class T>
+FASTLOSS_HD T log(T x) {
+  return log_corrected(x, T(0));
+}
+
+template <class T>
+FASTLOSS_HD T log1p(T x) {
+  T u = T(1) + x;
+  return log_corrected(u, u > T(2) ? T(1) - (u - x) : x - (u - T(1)));
+}
+
+// log(numerator / denominator), given their difference to full relative precision: accurate also
+// where the quotient is close to 1.
+template <class T>
+FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
+  T x = difference / denominator;
+  T u = T(1) + x;
+  bool close = x > T(-0.5) && x < T(1);
+  return log_corrected(close ? u : numerator / denominator, close ? x - (u - T(1)) : T(0));
+}
+
+// a * b = product + error, exactly.
+template <class T>
+struct exact_product {
+  T product, error;
+};
+
+template <class T>
+FASTLOSS_HD T high_part(T a) {
+  return bit_cast<T>(bit_cast<typename format<T>::integer>(a) & format<T>::split_mask);
+}
+
+template <class T>
+FASTLOSS_HD exact_product<T> multiply_exactly(T a, T b) {
+  T p = a * b;
+  T ah = high_part(a), al = a - ah, bh = high_part(b), bl = b - bh;
+  return {p, ((ah * bh - p) + ah * bl + al * bh) + al * bl};
+}
+
+// x^y for x >= 0 (0^0 = 1). The logarithm is kept as a sum of two numbers, because an error of one
+// unit in y log x costs |y log x| units in the power.
+template <class T>
+FASTLOSS_HD T pow(T x, T y) {
+  using F = format<T>;
+  auto [k, f] = reduce_logarithm(x);
+  T d = T(2) + f, d_error = f - (d - T(2));
+  T s = f / d;
+  auto sd = multiply_exactly(s, d);
+  T s_error = (((f - sd.product) - sd.error) - s * d_error) / d;
+  T big = k * F::ln2_hi, sum = big + T(2) * s;
+  T rest = ((big - sum) + T(2) * s) + (T(2) * s_error + s * atanh_tail(s * s) + k * F::ln2_lo);
+  T log_hi = sum + rest, log_lo = (sum - log_hi) + rest;
+  // Zero and infinity get a huge finite logarithm: the exponential then makes 0, 1 or infinity of
+  // them, by the sign of y.
+  constexpr T huge = T(1e30);
+  log_hi = x == T(0) ? -huge : (x < infinity<T> ? log_hi : huge);
+  auto e = multiply_exactly(y, log_hi);
+  T error = e.error + y * log_lo;
+  // Where the power over- or underflows, its correction may be inf - inf; it is not needed there.
+  T power = exp(e.product);
+  T corrected = abs(e.product) < F::exp_max ? power + power * error : power;
+  return x >= T(0) ? corrected : std::numeric_limits<T>::quiet_NaN();
+}
+
+// sigmoid(z), sigmoid(-z) and log(1 + e^-|z|) share one exponential; neither sigmoid is ever formed
+// as one minus the other.
+template <class T>
+struct logistic {
+  T positive, negative, log1p_exp;
+  FASTLOSS_HD explicit logistic(T z) {
+    T e = exp(-abs(z));
+    T large = T(1) / (T(1) + e), small = e * large;
+    positive = z < T(0) ? small : large;
+    negative = z < T(0) ? large : small;
+    log1p_exp = log1p(e);
+  }
+};
+
+}  // namespace fastloss::math

@@ -1,0 +1,76 @@
+// The compiled loops over one block of contiguous elements, one table per instruction set.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "losses/list.h"
+
+namespace fastloss::cpu {
+
+// What a caller wants beside the value; indexes the arrays of loops below.
+enum wants { wants_value = 0, wants_pred = 1, wants_true = 2 };
+
+inline constexpr int max_phases = 3;
+inline constexpr int functor_bytes = 64, stats_bytes = 64;
+
+// The position and value of the label of a sparse row; outside [0, n) there is none in this block.
+template <class T>
+struct one_hot {
+  std::int64_t position;
+  T value;
+};
+
+template <class T>
+struct loss_kernel {
+  void (*construct)(const double* parameters, void* functor);
+
+  // map: loss[i], and gradients times scale[i]; a zero scale gives an exact zero.
+  using map_loop = void (*)(const void* functor, const T* t, const T* p, const T* scale, T* loss,
+                            T* d_pred, T* d_true, std::int64_t n);
+  map_loop map[4] = {};
+
+  // row: combines the terms of a block into `sums` (double[3]).
+  using row_accumulate = void (*)(const void* functor, const void* stats, const T* t,
+                                  one_hot<T> label, const T* p, std::int64_t n, double* sums);
+  using row_finish = void (*)(const void* functor, const double* sums, void* stats);
+  using row_gradient = void (*)(const void* functor, const void* stats, const T* t,
+                                one_hot<T> label, const T* p, T scale, T* d_pred, T* d_true,
+                                std::int64_t n);
+  row_accumulate accumulate[max_phases] = {};
+  row_finish finish[max_phases] = {};
+  T (*row_loss)(const void* functor, const void* stats) = nullptr;
+  row_gradient gradient[4] = {};
+
+  int phases = 0;
+  bool first_phase_is_max = false;
+  bool averages = false;
+  bool label_signs = false;
+};
+
+template <class T>
+struct kernel_set {
+  loss_kernel<T> losses[all_losses::size];
+  // Sum of w[i] x[i] (of x[i] without w) in double; a zero weight hides any x.
+  double (*weighted_sum)(const T* x, const T* w, std::int64_t n);
+};
+
+struct kernel_table {
+  const char* isa;
+  kernel_set<float> f32;
+  kernel_set<double> f64;
+  template <class T>
+  const kernel_set<T>& get() const {
+    if constexpr (std::is_same_v<T, float>)
+      return f32;
+    else
+      return f64;
+  }
+};
+
+// Defined once per instruction set that kernels.cpp is compiled for.
+const kernel_table& kernels_baseline();
+const kernel_table& kernels_x86_64_v3();
+const kernel_table& kernels_x86_64_v4();
+
+}  // namespace fastloss::cpu

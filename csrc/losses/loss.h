@@ -1,0 +1,73 @@
+// What a formula looks like.
+//
+// A formula is a small functor on scalars of the compute type T (float or double). It knows nothing
+// of threads, storage or frameworks. Its static members tell the drivers and the Python registry
+// what it is; its constructor takes the values of `parameters`, in that order.
+//
+//   map   operator()(t, p) -> map_terms         one element; the driver averages (or sums) rows
+//   row   phases of reductions over a row, then loss(stats) and gradient(t, p, stats)
+//
+// A region loss (Dice, IoU, Tversky) is a row loss whose row spans several axes.
+// A sparse loss is a row loss whose target is the one-hot row of an integer label.
+#pragma once
+
+#include <cstddef>
+
+#include "core/config.h"
+
+namespace fastloss {
+
+enum class kind { map, row, region };
+
+template <std::size_t N>
+struct names {
+  const char* values[N];
+};
+template <class... S>
+names(S...) -> names<sizeof...(S)>;
+
+struct no_names {};
+
+template <class T>
+struct map_terms {
+  T loss, d_pred, d_true;
+};
+
+template <class T>
+struct gradient_terms {
+  T d_pred, d_true;
+};
+
+// The numbers a row phase reduces, each by `+` (or all by `max`, in phase 0 of a functor that sets
+// `first_phase_is_max`).
+template <class T>
+struct row_terms {
+  T a{}, b{}, c{};
+};
+
+template <int I>
+struct phase {};
+
+struct any_loss {
+  static constexpr no_names parameters{};
+  static constexpr bool sparse = false;        // integer labels
+  static constexpr bool label_signs = false;   // labels {0, 1} stand for {-1, 1}
+};
+
+struct map_loss : any_loss {
+  static constexpr kind loss_kind = kind::map;
+  static constexpr bool averages = true;       // over a row; otherwise it sums
+};
+
+struct row_loss : any_loss {
+  static constexpr kind loss_kind = kind::row;
+  static constexpr bool averages = false;
+  static constexpr bool first_phase_is_max = false;
+};
+
+struct region_loss : row_loss {
+  static constexpr kind loss_kind = kind::region;
+  static constexpr int phases = 1;
+};
+
+}  // namespace fastloss

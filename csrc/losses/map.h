@@ -1,0 +1,233 @@
+// Losses of one element of y_true (t) and y_pred (p), with both derivatives.
+//
+// Definitions and the behaviour at kinks and clips follow Keras 3; the forms are rewritten so that
+// no accuracy is lost to cancellation. At a clip the derivative is 1 on the bounds and 0 outside.
+#pragma once
+
+#include "core/math.h"
+#include "losses/loss.h"
+
+namespace fastloss {
+
+// (p - t)^2
+template <class T>
+struct mean_squared_error : map_loss {
+  static constexpr auto name = "mean_squared_error";
+  FASTLOSS_HD explicit mean_squared_error(const double*) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T e = p - t;
+    return {e * e, 2 * e, -2 * e};
+  }
+};
+
+// |p - t|
+template <class T>
+struct mean_absolute_error : map_loss {
+  static constexpr auto name = "mean_absolute_error";
+  FASTLOSS_HD explicit mean_absolute_error(const double*) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T e = p - t;
+    T sign = e > 0 ? T(1) : (e < 0 ? T(-1) : e);  // keeps NaN
+    return {math::abs(e), sign, -sign};
+  }
+};
+
+// 100 |(t - p) / max(|t|, epsilon)|
+template <class T>
+struct mean_absolute_percentage_error : map_loss {
+  static constexpr auto name = "mean_absolute_percentage_error";
+  static constexpr names parameters{"epsilon"};
+  T epsilon;
+  FASTLOSS_HD explicit mean_absolute_percentage_error(const double* q) : epsilon(T(q[0])) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T size = math::abs(t);
+    bool floored = size < epsilon;
+    T e = (p - t) / (floored ? epsilon : size);
+    T sign = e > 0 ? T(1) : (e < 0 ? T(-1) : e);
+    T slope = 100 * sign / (floored ? epsilon : size);
+    // d|e|/dt = -sign/|t| - |e| t/|t|^2, and p/t = 1 + e t/|t|.
+    return {100 * math::abs(e), slope, floored ? -slope : -slope * (p / t)};
+  }
+};
+
+// log((1 + max(p, epsilon)) / (1 + max(t, epsilon)))^2
+template <class T>
+struct mean_squared_logarithmic_error : map_loss {
+  static constexpr auto name = "mean_squared_logarithmic_error";
+  static constexpr names parameters{"epsilon"};
+  T epsilon;
+  FASTLOSS_HD explicit mean_squared_logarithmic_error(const double* q) : epsilon(T(q[0])) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T p1 = math::max(p, epsilon), t1 = math::max(t, epsilon);
+    T d = math::log_quotient(1 + p1, 1 + t1, p1 - t1);
+    return {d * d, p < epsilon ? T(0) : 2 * d / (1 + p1), t < epsilon ? T(0) : -2 * d / (1 + t1)};
+  }
+};
+
+// e^2 / 2 where |e| <= delta, else delta |e| - delta^2 / 2
+template <class T>
+struct huber : map_loss {
+  static constexpr auto name = "huber";
+  static constexpr names parameters{"delta"};
+  T delta;
+  FASTLOSS_HD explicit huber(const double* q) : delta(T(q[0])) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T e = p - t, size = math::abs(e);
+    T slope = math::clamp(e, -delta, delta);
+    T loss = size <= delta ? T(0.5) * e * e : delta * (size - T(0.5) * delta);
+    return {loss, slope, -slope};
+  }
+};
+
+// log(cosh(e)). With w = exp(-|e|): cosh e - 1 = (1 - w)^2 / (2 w), which is exact for small errors;
+// for large ones log cosh e = |e| - log 2 + log1p(w^2).
+template <class T>
+struct log_cosh : map_loss {
+  static constexpr auto name = "log_cosh";
+  FASTLOSS_HD explicit log_cosh(const double*) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T e = p - t, size = math::abs(e);
+    bool small = size < 1;
+    T v = -math::expm1(-size), w = 1 - v;
+    T shift = small ? T(0) : size - T(0.69314718055994530942);
+    T loss = shift + math::log1p(small ? v * v / (2 * w) : w * w);
+    T tanh = v * (1 + w) / (1 + w * w);
+    T slope = e < 0 ? -tanh : tanh;
+    return {loss, slope, -slope};
+  }
+};
+
+// max(1 - t p, 0), t in {-1, 1}
+template <class T>
+struct hinge : map_loss {
+  static constexpr auto name = "hinge";
+  static constexpr bool label_signs = true;
+  FASTLOSS_HD explicit hinge(const double*) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T margin = 1 - t * p;
+    bool flat = margin < 0;
+    return {flat ? T(0) : margin, flat ? T(0) : -t, flat ? T(0) : -p};
+  }
+};
+
+// max(1 - t p, 0)^2, t in {-1, 1}
+template <class T>
+struct squared_hinge : map_loss {
+  static constexpr auto name = "squared_hinge";
+  static constexpr bool label_signs = true;
+  FASTLOSS_HD explicit squared_hinge(const double*) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T margin = math::max(1 - t * p, T(0));
+    return {margin * margin, -2 * margin * t, -2 * margin * p};
+  }
+};
+
+// t log(t / p), both clipped to [epsilon, 1]; summed over the row
+template <class T>
+struct kl_divergence : map_loss {
+  static constexpr auto name = "kl_divergence";
+  static constexpr bool averages = false;
+  static constexpr names parameters{"epsilon"};
+  T epsilon;
+  FASTLOSS_HD explicit kl_divergence(const double* q) : epsilon(T(q[0])) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T t1 = math::clamp(t, epsilon, T(1)), p1 = math::clamp(p, epsilon, T(1));
+    T ratio = math::log_quotient(t1, p1, t1 - p1);
+    return {t1 * ratio, p < epsilon || p > 1 ? T(0) : -t1 / p1,
+            t < epsilon || t > 1 ? T(0) : ratio + 1};
+  }
+};
+
+// p - t log(p + epsilon)
+template <class T>
+struct poisson : map_loss {
+  static constexpr auto name = "poisson";
+  static constexpr names parameters{"epsilon"};
+  T epsilon;
+  FASTLOSS_HD explicit poisson(const double* q) : epsilon(T(q[0])) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T rate = p + epsilon, log_rate = math::log(rate);
+    return {p - t * log_rate, 1 - t / rate, -log_rate};
+  }
+};
+
+// -t log q - (1 - t) log(1 - q), q = p clipped to [epsilon, 1 - epsilon]
+template <class T>
+struct binary_crossentropy : map_loss {
+  static constexpr auto name = "binary_crossentropy";
+  static constexpr names parameters{"epsilon"};
+  T low, high;
+  FASTLOSS_HD explicit binary_crossentropy(const double* q)
+      : low(T(q[0])), high(T(1) - T(q[0])) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T q = math::clamp(p, low, high);
+    T log_q = math::log(q), log_1q = math::log1p(-q);
+    return {-(t * log_q + (1 - t) * log_1q),
+            p < low || p > high ? T(0) : (q - t) / (q * (1 - q)), log_1q - log_q};
+  }
+};
+
+// log(1 + e^z) - t z, the same with p = sigmoid(z)
+template <class T>
+struct binary_crossentropy_from_logits : map_loss {
+  static constexpr auto name = "binary_crossentropy_from_logits";
+  FASTLOSS_HD explicit binary_crossentropy_from_logits(const double*) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
+    math::logistic<T> s(z);
+    T linear = z < 0 ? -t * z : (1 - t) * z;
+    return {linear + s.log1p_exp, (1 - t) * s.positive - t * s.negative, -z};
+  }
+};
+
+// [t alpha + (1 - t)(1 - alpha)] m^gamma BCE, m = t (1 - p) + (1 - t) p; the bracket only if
+// balancing
+template <class T>
+struct binary_focal_crossentropy : map_loss {
+  static constexpr auto name = "binary_focal_crossentropy";
+  static constexpr names parameters{"epsilon", "apply_class_balancing", "alpha", "gamma"};
+  binary_crossentropy<T> crossentropy;
+  T weight_0, weight_step, gamma;
+  FASTLOSS_HD explicit binary_focal_crossentropy(const double* q)
+      : crossentropy(q),
+        weight_0(q[1] != 0 ? T(1 - q[2]) : T(1)),
+        weight_step(q[1] != 0 ? T(2 * q[2] - 1) : T(0)),
+        gamma(T(q[3])) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    auto bce = crossentropy(t, p);
+    T m = t * (1 - p) + (1 - t) * p;
+    T focal = math::pow(math::abs(m), gamma);
+    T slope = m == 0 ? T(0) : gamma * focal / m;  // a power below one has no finite slope at 0
+    T weight = weight_0 + weight_step * t;
+    return {weight * focal * bce.loss,
+            weight * (slope * (1 - 2 * t) * bce.loss + focal * bce.d_pred),
+            weight * (slope * (1 - 2 * p) * bce.loss + focal * bce.d_true) +
+                weight_step * focal * bce.loss};
+  }
+};
+
+// The same with p = sigmoid(z), without the clip: no saturation at large logits
+template <class T>
+struct binary_focal_crossentropy_from_logits : map_loss {
+  static constexpr auto name = "binary_focal_crossentropy_from_logits";
+  static constexpr names parameters{"apply_class_balancing", "alpha", "gamma"};
+  T weight_0, weight_step, gamma;
+  FASTLOSS_HD explicit binary_focal_crossentropy_from_logits(const double* q)
+      : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
+        weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
+        gamma(T(q[2])) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
+    math::logistic<T> s(z);
+    T bce = (z < 0 ? -t * z : (1 - t) * z) + s.log1p_exp;
+    T m = t * s.negative + (1 - t) * s.positive;
+    T focal = math::pow(m, gamma);
+    // The slopes of log m; dm/dz = (1 - 2t) s(z) s(-z) is divided by m before it can overflow.
+    T by_z = m == 0 ? T(0) : (1 - 2 * t) * (s.positive * s.negative / m);
+    T by_t = m == 0 ? T(0) : (s.negative - s.positive) / m;
+    T weight = weight_0 + weight_step * t;
+    return {weight * focal * bce,
+            weight * focal * (gamma * by_z * bce + (1 - t) * s.positive - t * s.negative),
+            weight * focal * (gamma * by_t * bce - z) + weight_step * focal * bce};
+  }
+};
+
+}  // namespace fastloss

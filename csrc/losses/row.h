@@ -1,0 +1,314 @@
+// Losses of a row of y_true (t) and y_pred (p, or logits x): classes or a vector.
+//
+// Each is a few reductions over the row, then a value and a gradient formed from their results.
+#pragma once
+
+#include "core/math.h"
+#include "losses/loss.h"
+
+namespace fastloss {
+
+// ---- Cross-entropies: sum over classes of t f(q), where q is the row made into a distribution ----
+//
+// They are put together from a row, which says how q follows from y_pred, and a term, which is f.
+//
+// A row is described by its largest entry (`peak`) and the sum of the others (`rest`). Keeping the
+// two apart keeps 1 - q exact for the class that dominates, where subtracting q from one would
+// cancel: that difference is the gradient of every well-trained sample.
+
+template <class T>
+struct class_stats {
+  T peak, rest, total;
+  T log_total;   // softmax only: log sum exp(x - peak)
+  T mass, loss;  // sum t (-q f'(q)), sum t f(q)
+};
+
+template <class T>
+struct class_position {
+  T share, complement, minus_log;  // q, 1 - q, -log q
+  T gate;                          // 0 where a clip stops the gradient, else 1
+};
+
+// q = softmax(x); entries are exp(x - max x)
+template <class T>
+struct softmax_row {
+  FASTLOSS_HD explicit softmax_row(const double*) {}
+  FASTLOSS_HD T key(T x) const { return x; }
+  FASTLOSS_HD T entry(T x, T peak) const { return math::exp(x - peak); }
+  FASTLOSS_HD void finish(T, T rest, class_stats<T>& s) const {
+    s.rest = rest;
+    s.total = 1 + rest;
+    s.log_total = math::log1p(rest);
+  }
+  FASTLOSS_HD class_position<T> at(T x, const class_stats<T>& s) const {
+    T share = entry(x, s.peak) / s.total;
+    return {share, x == s.peak ? s.rest / s.total : 1 - share, (s.peak - x) + s.log_total, T(1)};
+  }
+  FASTLOSS_HD T slope(T, T own, const class_position<T>& q, const class_stats<T>& s) const {
+    return q.share * (s.mass - own) - own * q.complement;
+  }
+};
+
+// q = p / sum p
+template <class T>
+struct normalized_row {
+  FASTLOSS_HD void finish(T peak, T rest, class_stats<T>& s) const {
+    s.rest = rest;
+    s.total = peak + rest;
+  }
+  FASTLOSS_HD class_position<T> at(T e, const class_stats<T>& s) const {
+    T others = e == s.peak ? s.rest : s.total - e;
+    return {e / s.total, others / s.total,
+            -math::log_quotient(math::max(e, T(0)), s.total, -others), T(1)};
+  }
+  FASTLOSS_HD T slope(T own, const class_position<T>& q, const class_stats<T>& s) const {
+    return ((s.mass - own) - (own == 0 ? T(0) : own * q.complement / q.share)) / s.total;
+  }
+};
+
+// q = p / sum p, then clipped to [epsilon, 1 - epsilon]
+template <class T>
+struct probability_row : normalized_row<T> {
+  T low, high, least_log, most_log;
+  FASTLOSS_HD explicit probability_row(const double* q)
+      : low(T(q[0])),
+        high(T(1) - T(q[0])),
+        least_log(-math::log(high)),
+        most_log(-math::log(low)) {}
+  FASTLOSS_HD T key(T p) const { return p; }
+  FASTLOSS_HD T entry(T p, T) const { return p; }
+  FASTLOSS_HD class_position<T> at(T p, const class_stats<T>& s) const {
+    class_position<T> q = normalized_row<T>::at(p, s);
+    q.gate = q.share < low ? T(0) : (q.share > high ? T(0) : T(1));
+    q.complement = math::clamp(q.complement, 1 - high, 1 - low);
+    q.minus_log = math::clamp(q.minus_log, least_log, most_log);
+    return q;
+  }
+  FASTLOSS_HD T slope(T, T own, const class_position<T>& q, const class_stats<T>& s) const {
+    return normalized_row<T>::slope(own, q, s);
+  }
+};
+
+// p clipped to [epsilon, 1 - epsilon], then q = p / sum p
+template <class T>
+struct clipped_row : normalized_row<T> {
+  T low, high;
+  FASTLOSS_HD explicit clipped_row(const double* q) : low(T(q[0])), high(T(1) - T(q[0])) {}
+  FASTLOSS_HD T key(T p) const { return math::clamp(p, low, high); }
+  FASTLOSS_HD T entry(T p, T) const { return key(p); }
+  FASTLOSS_HD class_position<T> at(T p, const class_stats<T>& s) const {
+    return normalized_row<T>::at(key(p), s);
+  }
+  FASTLOSS_HD T slope(T p, T own, const class_position<T>& q, const class_stats<T>& s) const {
+    return p < low || p > high ? T(0) : normalized_row<T>::slope(own, q, s);
+  }
+};
+
+template <class T>
+struct class_term {
+  T value, pull;  // f(q), -q f'(q)
+};
+
+// f = -log q
+template <class T>
+struct crossentropy_term {
+  FASTLOSS_HD explicit crossentropy_term(const double*) {}
+  FASTLOSS_HD class_term<T> operator()(const class_position<T>& q) const {
+    return {q.minus_log, T(1)};
+  }
+};
+
+// f = (1 - q)^gamma (-log q)
+template <class T>
+struct focal_term {
+  T gamma;
+  FASTLOSS_HD explicit focal_term(const double* q) : gamma(T(q[0])) {}
+  FASTLOSS_HD class_term<T> operator()(const class_position<T>& q) const {
+    T focal = math::pow(q.complement, gamma);
+    // -q log q / (1 - q) tends to 0 as q tends to 0, and to 1 as q tends to 1.
+    T ratio = q.share == 0 ? T(0)
+                           : (q.complement == 0 ? T(1) : q.share * q.minus_log / q.complement);
+    return {focal * q.minus_log, focal * (1 + gamma * ratio)};
+  }
+};
+
+template <class T, class Row, class Term>
+struct class_loss : row_loss {
+  static constexpr bool first_phase_is_max = true;
+  static constexpr int phases = 3;
+  using stats = class_stats<T>;
+  Row row;
+  Term term;
+  FASTLOSS_HD class_loss(const double* row_parameters, const double* term_parameters)
+      : row(row_parameters), term(term_parameters) {}
+
+  FASTLOSS_HD row_terms<T> terms(phase<0>, T, T p, const stats&) const { return {row.key(p)}; }
+  FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const { s.peak = r.a; }
+
+  FASTLOSS_HD row_terms<T> terms(phase<1>, T, T p, const stats& s) const {
+    bool is_peak = row.key(p) == s.peak;
+    return {is_peak ? T(0) : row.entry(p, s.peak), is_peak ? T(1) : T(0)};
+  }
+  FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
+    T peak = row.entry(s.peak, s.peak);
+    row.finish(peak, r.a + peak * (r.b - 1), s);
+  }
+
+  FASTLOSS_HD row_terms<T> terms(phase<2>, T t, T p, const stats& s) const {
+    class_position<T> q = row.at(p, s);
+    class_term<T> f = term(q);
+    return {t == 0 ? T(0) : t * q.gate * f.pull, t == 0 ? T(0) : t * f.value};
+  }
+  FASTLOSS_HD void finish(phase<2>, const row_terms<T>& r, stats& s) const {
+    s.mass = r.a;
+    s.loss = r.b;
+  }
+
+  FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
+  // The own class is kept apart from the sum over classes, so that the two cancel exactly when the
+  // target is one-hot.
+  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats& s) const {
+    class_position<T> q = row.at(p, s);
+    class_term<T> f = term(q);
+    T own = t == 0 ? T(0) : t * q.gate * f.pull;
+    return {row.slope(p, own, q, s), f.value};
+  }
+};
+
+// -sum t log q, from probabilities and from logits
+template <class T>
+struct categorical_crossentropy : class_loss<T, probability_row<T>, crossentropy_term<T>> {
+  static constexpr auto name = "categorical_crossentropy";
+  static constexpr names parameters{"epsilon"};
+  FASTLOSS_HD explicit categorical_crossentropy(const double* q)
+      : class_loss<T, probability_row<T>, crossentropy_term<T>>(q, q) {}
+};
+template <class T>
+struct categorical_crossentropy_from_logits
+    : class_loss<T, softmax_row<T>, crossentropy_term<T>> {
+  static constexpr auto name = "categorical_crossentropy_from_logits";
+  FASTLOSS_HD explicit categorical_crossentropy_from_logits(const double* q)
+      : class_loss<T, softmax_row<T>, crossentropy_term<T>>(q, q) {}
+};
+
+// -log q_label: the same with a one-hot target, but clipped before it is normalized
+template <class T>
+struct sparse_categorical_crossentropy : class_loss<T, clipped_row<T>, crossentropy_term<T>> {
+  static constexpr auto name = "sparse_categorical_crossentropy";
+  static constexpr bool sparse = true;
+  static constexpr names parameters{"epsilon"};
+  FASTLOSS_HD explicit sparse_categorical_crossentropy(const double* q)
+      : class_loss<T, clipped_row<T>, crossentropy_term<T>>(q, q) {}
+};
+template <class T>
+struct sparse_categorical_crossentropy_from_logits : categorical_crossentropy_from_logits<T> {
+  static constexpr auto name = "sparse_categorical_crossentropy_from_logits";
+  static constexpr bool sparse = true;
+  using categorical_crossentropy_from_logits<T>::categorical_crossentropy_from_logits;
+};
+
+// sum t (1 - q)^gamma (-log q); the alpha of Keras is a class weight and scales t
+template <class T>
+struct categorical_focal_crossentropy : class_loss<T, probability_row<T>, focal_term<T>> {
+  static constexpr auto name = "categorical_focal_crossentropy";
+  static constexpr names parameters{"epsilon", "gamma"};
+  FASTLOSS_HD explicit categorical_focal_crossentropy(const double* q)
+      : class_loss<T, probability_row<T>, focal_term<T>>(q, q + 1) {}
+};
+template <class T>
+struct categorical_focal_crossentropy_from_logits
+    : class_loss<T, softmax_row<T>, focal_term<T>> {
+  static constexpr auto name = "categorical_focal_crossentropy_from_logits";
+  static constexpr names parameters{"gamma"};
+  FASTLOSS_HD explicit categorical_focal_crossentropy_from_logits(const double* q)
+      : class_loss<T, softmax_row<T>, focal_term<T>>(q, q) {}
+};
+
+// ---- Others ----
+
+// (1 - p_label^q) / q; below epsilon the slope stays at epsilon^(q-1)
+template <class T>
+struct categorical_generalized_cross_entropy : row_loss {
+  static constexpr auto name = "categorical_generalized_cross_entropy";
+  static constexpr names parameters{"epsilon", "q"};
+  static constexpr bool sparse = true;
+  static constexpr int phases = 1;
+  struct stats {
+    T probability;
+  };
+  T epsilon, q;
+  FASTLOSS_HD explicit categorical_generalized_cross_entropy(const double* params)
+      : epsilon(T(params[0])), q(T(params[1])) {}
+  FASTLOSS_HD row_terms<T> terms(phase<0>, T t, T p, const stats&) const {
+    return {t == 0 ? T(0) : t * p};
+  }
+  FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const { s.probability = r.a; }
+  FASTLOSS_HD T loss(const stats& s) const {
+    return s.probability == 0 ? 1 / q : -math::expm1(q * math::log(s.probability)) / q;
+  }
+  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats&) const {
+    return {t == 0 ? T(0) : -t * math::pow(math::max(p, epsilon), q - 1), T(0)};
+  }
+};
+
+// max(max((1 - t) p) - sum t p + 1, 0); a tie of the maximum shares its gradient
+template <class T>
+struct categorical_hinge : row_loss {
+  static constexpr auto name = "categorical_hinge";
+  static constexpr bool first_phase_is_max = true;
+  static constexpr int phases = 2;
+  struct stats {
+    T negative, positive, ties;
+  };
+  FASTLOSS_HD explicit categorical_hinge(const double*) {}
+  FASTLOSS_HD row_terms<T> terms(phase<0>, T t, T p, const stats&) const { return {(1 - t) * p}; }
+  FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const { s.negative = r.a; }
+  FASTLOSS_HD row_terms<T> terms(phase<1>, T t, T p, const stats& s) const {
+    return {t * p, (1 - t) * p == s.negative ? T(1) : T(0)};
+  }
+  FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
+    s.positive = r.a;
+    s.ties = r.b;
+  }
+  FASTLOSS_HD T margin(const stats& s) const { return s.negative - s.positive + 1; }
+  FASTLOSS_HD T loss(const stats& s) const { return math::max(margin(s), T(0)); }
+  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats& s) const {
+    bool flat = margin(s) < 0;
+    T chosen = (1 - t) * p == s.negative ? 1 / s.ties : T(0);
+    return {flat ? T(0) : chosen * (1 - t) - t, flat ? T(0) : -chosen * p - p};
+  }
+};
+
+// -sum n(t) n(p), n(x) = x min(1 / |x|, 1 / epsilon)
+template <class T>
+struct cosine_similarity : row_loss {
+  static constexpr auto name = "cosine_similarity";
+  static constexpr names parameters{"epsilon"};
+  static constexpr int phases = 1;
+  struct stats {
+    T true_scale, pred_scale;  // 1 / |t|, 1 / |p|
+    T cosine, along_true, along_pred;
+  };
+  T epsilon;
+  FASTLOSS_HD explicit cosine_similarity(const double* q) : epsilon(T(q[0])) {}
+  FASTLOSS_HD row_terms<T> terms(phase<0>, T t, T p, const stats&) const {
+    return {t * t, p * p, t * p};
+  }
+  FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const {
+    T t_norm = math::sqrt(r.a), p_norm = math::sqrt(r.b);
+    s.true_scale = 1 / math::max(t_norm, epsilon);
+    s.pred_scale = 1 / math::max(p_norm, epsilon);
+    s.cosine = r.c * s.true_scale * s.pred_scale;
+    // A vector shorter than epsilon is scaled by a constant: nothing of it is projected out.
+    s.along_true = t_norm < epsilon ? T(0) : s.cosine * s.true_scale;
+    s.along_pred = p_norm < epsilon ? T(0) : s.cosine * s.pred_scale;
+  }
+  FASTLOSS_HD T loss(const stats& s) const { return -s.cosine; }
+  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats& s) const {
+    T t_unit = t * s.true_scale, p_unit = p * s.pred_scale;
+    return {p * s.pred_scale * s.along_pred - t_unit * s.pred_scale,
+            t * s.true_scale * s.along_true - p_unit * s.true_scale};
+  }
+};
+
+}  // namespace fastloss

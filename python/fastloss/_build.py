@@ -1,0 +1,282 @@
+"""Builds the public functions and classes from the registry."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from fastloss._evaluate import Array, Plan, Wrt, check_reduction, evaluate
+from fastloss._registry import ALIASES, REGISTRY, LossSpec
+
+
+def assign_arguments(
+    spec: LossSpec, names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Positional and keyword arguments as one dict; raises TypeError as Python itself would."""
+    if len(args) > len(names):
+        raise TypeError(f"{spec.name}: expected at most {len(names)} options, got {len(args)}")
+    given = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name in given:
+            raise TypeError(f"{spec.name}: got two values for {name!r}")
+        if name not in names:
+            raise TypeError(f"{name}: not an option of {spec.name}, whose options are: "
+                            f"{', '.join(names) or 'none'}")  # fmt: skip
+        given[name] = value
+    return given
+
+
+class Loss:
+    """Base class of the losses: parameters, a reduction, and the two ways to call them.
+
+    Use one of its subclasses, such as `fastloss.MeanSquaredError`, or `fastloss.get`.
+    """
+
+    spec: ClassVar[LossSpec]
+    reduction: str | None
+    name: str
+    dtype: str | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(self, "spec"):
+            raise TypeError("Loss: use one of its subclasses, or fastloss.get(name)")
+        names = [p.name for p in self.spec.parameters] + ["reduction", "name", "dtype"]
+        given = assign_arguments(self.spec, names, args, kwargs)
+        self.reduction = given.pop("reduction", "sum_over_batch_size")
+        check_reduction(self.reduction)
+        self.name = given.pop("name", None) or self.spec.object_name
+        self.dtype = given.pop("dtype", None)
+        if self.dtype not in (None, "float32", "float64"):
+            raise ValueError(f"dtype: expected None, 'float32' or 'float64', got {self.dtype!r}")
+        self._plan = Plan(self.spec, given)
+        for parameter, value in self._plan.parameters.items():
+            setattr(self, parameter, value)
+
+    def __call__(
+        self, y_true: Any, y_pred: Any, *, sample_weight: Any = None, mask: Any = None
+    ) -> Any:
+        """The reduced loss.
+
+        Parameters
+        ----------
+        y_true : array_like
+            Targets: the shape of ``y_pred``, any real dtype; or, for the losses that take class
+            indices, its shape without the class axis (or with size 1 there), integers.
+        y_pred : array_like
+            Predictions, float32 or float64 (integers become float64). Not copied, whatever its
+            strides.
+        sample_weight : array_like, optional
+            Weights of the loss values. A shape that begins the shape of the values weighs samples;
+            else it broadcasts to the values or, for elementwise losses, to ``y_pred``. What has
+            weight zero contributes exactly zero, even where its loss is NaN.
+        mask : array_like, optional
+            What counts (true) and what does not; shaped as ``sample_weight``. The mean is taken
+            over what counts.
+
+        Returns
+        -------
+        NumPy scalar or ndarray
+            The value, in the dtype of ``y_pred``; with ``reduction=None`` one value per sample.
+
+        Raises
+        ------
+        ValueError
+            For shapes that do not fit, or labels outside the classes; names the argument.
+        TypeError
+            For dtypes that are not supported.
+        """
+        value, _, _ = evaluate(
+            self._plan, y_true, self._cast(y_pred), reduction=self.reduction,
+            sample_weight=sample_weight, mask=mask,
+        )  # fmt: skip
+        return value
+
+    def value_and_grad(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        *,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = 1.0,
+        out: Array | None = None,
+        wrt: Wrt = "y_pred",
+    ) -> tuple[Any, Any]:
+        """The reduced loss and its gradient, in one pass over memory.
+
+        Parameters
+        ----------
+        y_true, y_pred, sample_weight, mask
+            As for calling the loss.
+        upstream : float or array_like, optional
+            What the gradient is multiplied by: the derivative of something with respect to this
+            loss. With ``reduction=None`` it may be an array shaped like the value.
+        out : ndarray, optional
+            Where to write the gradient: an array with the shape and dtype of ``y_pred``, which it
+            may itself be.
+        wrt : {"y_pred", "y_true", "both"}, optional
+            What to differentiate with respect to.
+
+        Returns
+        -------
+        value : NumPy scalar or ndarray
+            As for calling the loss.
+        grad : ndarray or (ndarray, ndarray)
+            The derivative of ``value * upstream`` (of its sum, with ``reduction=None``), shaped
+            like what it is with respect to, in the dtype of ``y_pred``. A pair (y_pred, y_true)
+            for ``wrt="both"``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for calling the loss. Nothing is written then.
+        """
+        value, grad_pred, grad_true = evaluate(
+            self._plan, y_true, self._cast(y_pred), reduction=self.reduction,
+            sample_weight=sample_weight, mask=mask, upstream=upstream, wrt=wrt, out=out,
+        )  # fmt: skip
+        if wrt == "both":
+            return value, (grad_pred, grad_true)
+        return value, grad_pred if wrt == "y_pred" else grad_true
+
+    def _cast(self, y_pred: Any) -> Any:
+        if self.dtype is None:
+            return y_pred
+        import numpy as np
+
+        return np.asarray(y_pred, dtype=self.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Every constructor argument by name, as plain Python values."""
+        return {
+            **self._plan.parameters,
+            "reduction": self.reduction,
+            "name": self.name,
+            "dtype": self.dtype,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Loss:
+        """The loss that `get_config` described."""
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        options = {k: v for k, v in self.get_config().items() if k in self._changed()}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+
+    def _changed(self) -> set[str]:
+        defaults = {p.name: p.default for p in self.spec.parameters}
+        defaults |= {"reduction": "sum_over_batch_size", "name": self.spec.object_name, "dtype": None}
+        return {k for k, v in self.get_config().items() if v != defaults[k]}
+
+
+_TARGET_TEXT = {
+    "dense": "Targets, the shape of ``y_pred``; any real dtype.",
+    "integer": "Class indices: the shape of ``y_pred`` without its class axis; integers.",
+}
+
+
+def _parameter_lines(spec: LossSpec) -> str:
+    return "".join(
+        f"{p.name} : {p.annotation}, default {p.default!r}\n    {p.doc}\n" for p in spec.parameters
+    )
+
+
+def _arrays_text(spec: LossSpec) -> str:
+    return (
+        f"y_true : array_like\n    {_TARGET_TEXT[spec.labels]}\n"
+        "y_pred : array_like\n    Predictions, float32 or float64 (integers become float64).\n"
+    )
+
+
+def _document(spec: LossSpec, parameters: str, returns: str, call: str) -> str:
+    true, pred, value = spec.example
+    call = call.format(true=true, pred=pred)
+    raises = (
+        "ValueError\n    For shapes that do not fit, labels outside the classes, or an option "
+        "outside its range.\nTypeError\n    For a dtype or an option of the wrong type.\n"
+    )
+    sections = {
+        "Parameters": parameters,
+        "Returns": returns,
+        "Raises": raises,
+        "Notes": f"With t = y_true, p = y_pred::\n\n    {spec.formula}\n\nSource: {spec.source}.\n",
+        "Examples": f">>> import fastloss\n>>> print(f'{{{call}:#.7g}}')\n{_seven(value)}\n",
+    }
+    return f"{spec.summary}\n\n" + "\n".join(
+        f"{title}\n{'-' * len(title)}\n{body}" for title, body in sections.items() if body
+    )
+
+
+def _seven(value: str) -> str:
+    return f"{float(value):#.7g}"
+
+
+def _signature(parameters: list[tuple[str, Any]], *, lead: tuple[str, ...]) -> inspect.Signature:
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    given = [inspect.Parameter(name, kind) for name in lead]
+    options = [inspect.Parameter(name, kind, default=default) for name, default in parameters]
+    return inspect.Signature(given + options)
+
+
+def make_function(spec: LossSpec, module: str) -> Callable[..., Any]:
+    """The function of a loss: ``(y_true, y_pred, *options)`` to one value per sample."""
+    names = [p.name for p in spec.parameters]
+    default_plan = Plan(spec, {})
+
+    def function(y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
+        plan = default_plan
+        if args or kwargs:
+            plan = Plan(spec, assign_arguments(spec, names, args, kwargs))
+        return evaluate(plan, y_true, y_pred, reduction=None)[0]
+
+    function.__name__ = function.__qualname__ = spec.name
+    function.__module__ = module
+    function.__doc__ = _document(
+        spec,
+        _arrays_text(spec) + _parameter_lines(spec),
+        "NumPy scalar or ndarray\n    The loss of each sample: the shape of ``y_pred`` without the "
+        "axes of the loss, in its dtype.\n",
+        f"fastloss.{spec.name}({{true}}, {{pred}})",
+    )
+    function.__signature__ = _signature(  # type: ignore[attr-defined]
+        [(p.name, p.default) for p in spec.parameters], lead=("y_true", "y_pred")
+    )
+    return function
+
+
+def make_class(spec: LossSpec, module: str) -> type[Loss]:
+    """The class of a loss."""
+    common = (
+        'reduction : {"sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None}'
+        "\n    How the losses of the samples become one value.\n"
+        f"name : str, default {spec.object_name!r}\n    A name for messages and logs.\n"
+        "dtype : {None, 'float32', 'float64'}\n    What to cast y_pred to; None keeps it.\n"
+    )
+    document = _document(
+        spec,
+        _parameter_lines(spec) + common,
+        "",
+        f"fastloss.{spec.class_name}()({{true}}, {{pred}})",
+    )
+    signature = _signature(
+        [(p.name, p.default) for p in spec.parameters]
+        + [("reduction", "sum_over_batch_size"), ("name", spec.object_name), ("dtype", None)],
+        lead=(),
+    )
+    body = {"spec": spec, "__doc__": document, "__module__": module, "__signature__": signature}
+    return type(spec.class_name, (Loss,), body)
+
+
+def indent(text: str, by: str = "    ") -> str:
+    return textwrap.indent(text, by)
+
+
+def get_spec(identifier: str) -> LossSpec:
+    """The registry row that a string names."""
+    if identifier not in ALIASES:
+        known = ", ".join(spec.name for spec in REGISTRY)
+        raise ValueError(f"identifier: no loss is called {identifier!r}; the losses are: {known}")
+    return ALIASES[identifier]

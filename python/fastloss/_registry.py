@@ -1,0 +1,371 @@
+"""The registry: one row per loss.
+
+A row holds what the front ends need to know of a loss: its names, its parameters, and its text.
+How it is computed stands in ``csrc/losses`` alone; the compiled kernel is found by name, and its
+parameters by theirs.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Kind = Literal["map", "row", "region"]
+Check = Callable[[str, Any], Any]
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a bool, got {value!r}")
+    return bool(value)
+
+
+def _number(
+    low: float = -math.inf, high: float = math.inf, *, open_ends: bool = False, optional: bool = False
+) -> Check:
+    """A check for a real number in [low, high], or in (low, high) with ``open_ends``."""
+    brackets = "({}, {})" if open_ends or math.isinf(high) else "[{}, {}]"
+    if math.isinf(high) and not open_ends:
+        brackets = "[{}, {})"
+    expected = "a number in " + brackets.format(f"{low:g}", f"{high:g}")
+    if optional:
+        expected += ", or None"
+
+    def check(name: str, value: Any) -> float | None:
+        if value is None and optional:
+            return None
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value.item()
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{name}: expected {expected}, got {value!r}")
+        number = float(value)
+        inside = low < number < high if open_ends else low <= number <= high
+        if not inside or math.isinf(number):
+            raise ValueError(f"{name}: expected {expected}, got {value!r}")
+        return number
+
+    return check
+
+
+def _integer(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected an integer or None, got {value!r}")
+    return int(value)
+
+
+def _axis(name: str, value: Any) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    return int(value)
+
+
+def _axes(name: str, value: Any) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, (tuple, list)):
+        if not value:
+            raise ValueError(f"{name}: expected None or at least one axis, got {value!r}")
+        return tuple(_axis(name, a) for a in value)
+    return _axis(name, value)
+
+
+def _class_alpha(name: str, value: Any) -> float | tuple[float, ...]:
+    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) > 0:
+        array = np.asarray(value)
+        if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+            raise ValueError(f"{name}: expected a number or one finite number per class, got {value!r}")
+        return tuple(float(a) for a in array)
+    number = _number()(name, value)
+    assert isinstance(number, float)
+    return number
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a loss: its name, default, text, and the check that a given value passes."""
+
+    name: str
+    default: Any
+    doc: str
+    annotation: str
+    check: Check
+
+
+_FROM_LOGITS = Parameter(
+    "from_logits", False, "Whether y_pred holds logits instead of probabilities.", "bool", _boolean
+)
+_SMOOTHING = Parameter(
+    "label_smoothing",
+    0.0,
+    "In [0, 1]: the share of each target that is spread evenly over the classes.",
+    "float",
+    _number(0, 1),
+)
+_AXIS = Parameter("axis", -1, "The axis that one loss value is taken over.", "int", _axis)
+_REGION_AXIS = Parameter(
+    "axis",
+    None,
+    "The axes that one loss value is taken over; None is all of them, the batch included.",
+    "int | tuple[int, ...] | None",
+    _axes,
+)
+_GAMMA = Parameter("gamma", 2.0, "The focusing exponent, at least 0.", "float", _number(0))
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """A row of the registry.
+
+    ``name`` is the function, ``class_name`` the class, ``object_name`` the default name of an
+    instance. ``labels`` tells whether y_true has the shape of y_pred or holds class indices.
+    ``example`` is (y_true, y_pred, value) as source text, for one sample.
+    """
+
+    name: str
+    class_name: str
+    kind: Kind
+    summary: str
+    formula: str
+    source: str
+    example: tuple[str, str, str]
+    parameters: tuple[Parameter, ...] = ()
+    labels: Literal["dense", "integer"] = "dense"
+    aliases: tuple[str, ...] = ()
+    object_name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.object_name:
+            object.__setattr__(self, "object_name", self.name)
+
+    def bind(self, given: dict[str, Any]) -> dict[str, Any]:
+        """All parameters with their checked values, in order; ``given`` overrides the defaults."""
+        unknown = given.keys() - {p.name for p in self.parameters}
+        if unknown:
+            names = ", ".join(p.name for p in self.parameters) or "none"
+            raise TypeError(
+                f"{sorted(unknown)[0]}: not a parameter of {self.name}, whose parameters are: {names}"
+            )
+        return {p.name: p.check(p.name, given.get(p.name, p.default)) for p in self.parameters}
+
+
+_KERAS = "Keras 3, keras.losses.{}"
+_LIN = "Lin et al., Focal Loss for Dense Object Detection, 2017"
+
+REGISTRY: tuple[LossSpec, ...] = (
+    LossSpec(
+        "mean_squared_error", "MeanSquaredError", "map",
+        "Mean of the squared errors.",
+        "mean((t - p)^2)",
+        _KERAS.format("MeanSquaredError"),
+        ("[1., 0.]", "[2., 3.]", "5.0"),
+        aliases=("mse", "MSE"),
+    ),
+    LossSpec(
+        "mean_absolute_error", "MeanAbsoluteError", "map",
+        "Mean of the absolute errors; the gradient where the error is 0 is 0.",
+        "mean(|t - p|)",
+        _KERAS.format("MeanAbsoluteError"),
+        ("[1., 0.]", "[2., 3.]", "2.0"),
+        aliases=("mae", "MAE"),
+    ),
+    LossSpec(
+        "mean_absolute_percentage_error", "MeanAbsolutePercentageError", "map",
+        "Mean of the absolute errors in percent of the target.",
+        "100 mean(|t - p| / max(|t|, 1e-7))",
+        _KERAS.format("MeanAbsolutePercentageError"),
+        ("[1., 2.]", "[1.5, 1.]", "50.0"),
+        aliases=("mape", "MAPE"),
+    ),
+    LossSpec(
+        "mean_squared_logarithmic_error", "MeanSquaredLogarithmicError", "map",
+        "Mean of the squared differences of log(1 + x).",
+        "mean((log(1 + max(p, 1e-7)) - log(1 + max(t, 1e-7)))^2)",
+        _KERAS.format("MeanSquaredLogarithmicError"),
+        ("[0., 1.]", "[1., 1.]", "0.2402264"),
+        aliases=("msle", "MSLE"),
+    ),
+    LossSpec(
+        "huber", "Huber", "map",
+        "Quadratic for small errors, linear for large ones.",
+        "mean(e^2 / 2 if |e| <= delta else delta |e| - delta^2 / 2), e = p - t",
+        "Huber, Robust Estimation of a Location Parameter, 1964; " + _KERAS.format("Huber"),
+        ("[0., 1.]", "[0.5, 3.]", "0.8125"),
+        (Parameter("delta", 1.0, "Where the loss turns linear, above 0.", "float",
+                   _number(0, open_ends=True)),),
+        object_name="huber_loss",
+        aliases=("huber_loss",),
+    ),
+    LossSpec(
+        "log_cosh", "LogCosh", "map",
+        "Mean of the logarithm of the hyperbolic cosine of the error.",
+        "mean(log(cosh(p - t)))",
+        _KERAS.format("LogCosh"),
+        ("[0., 1.]", "[1., 1.]", "0.2168904"),
+        aliases=("logcosh",),
+    ),
+    LossSpec(
+        "hinge", "Hinge", "map",
+        "Mean of the hinge; targets are -1 and 1, or 0 and 1 if every target of the call is.",
+        "mean(max(1 - t p, 0))",
+        _KERAS.format("Hinge"),
+        ("[1., -1.]", "[0.5, 0.]", "0.75"),
+    ),
+    LossSpec(
+        "squared_hinge", "SquaredHinge", "map",
+        "Mean of the squared hinge; targets as for the hinge.",
+        "mean(max(1 - t p, 0)^2)",
+        _KERAS.format("SquaredHinge"),
+        ("[1., -1.]", "[0.5, 0.]", "0.625"),
+    ),
+    LossSpec(
+        "categorical_hinge", "CategoricalHinge", "row",
+        "The margin between the true class and the best other one.",
+        "max(max((1 - t) p) - sum(t p) + 1, 0)",
+        _KERAS.format("CategoricalHinge"),
+        ("[0., 1., 0.]", "[0.25, 0.5, 0.25]", "0.75"),
+    ),
+    LossSpec(
+        "kl_divergence", "KLDivergence", "map",
+        "The Kullback-Leibler divergence of y_pred from y_true.",
+        "sum(t log(t / p)), t and p clipped to [1e-7, 1]",
+        "Kullback and Leibler, On Information and Sufficiency, 1951; " + _KERAS.format("KLDivergence"),
+        ("[0.5, 0.5]", "[0.25, 0.75]", "0.1438410"),
+        aliases=("kld", "KLD", "kullback_leibler_divergence"),
+    ),
+    LossSpec(
+        "poisson", "Poisson", "map",
+        "The negative Poisson log likelihood of the counts y_true at the rates y_pred.",
+        "mean(p - t log(p + 1e-7))",
+        _KERAS.format("Poisson"),
+        ("[1., 2.]", "[1., 4.]", "1.113706"),
+    ),
+    LossSpec(
+        "cosine_similarity", "CosineSimilarity", "row",
+        "The negative cosine of the angle between the vectors.",
+        "-sum(n(t) n(p)), n(x) = x min(1 / |x|, 1e7)",
+        _KERAS.format("CosineSimilarity"),
+        ("[0., 1.]", "[3., 4.]", "-0.8"),
+        (_AXIS,),
+    ),
+    LossSpec(
+        "binary_crossentropy", "BinaryCrossentropy", "map",
+        "The cross-entropy of independent binary targets.",
+        "mean(-t log(p) - (1 - t) log(1 - p)), p clipped to [1e-7, 1 - 1e-7]",
+        _KERAS.format("BinaryCrossentropy"),
+        ("[1., 0.]", "[0.75, 0.5]", "0.4904146"),
+        (_FROM_LOGITS, _SMOOTHING, _AXIS),
+        aliases=("bce", "BCE"),
+    ),
+    LossSpec(
+        "binary_focal_crossentropy", "BinaryFocalCrossentropy", "map",
+        "Binary cross-entropy with well-predicted targets weighted down.",
+        "mean((1 - p_t)^gamma BCE(t, p)), p_t = t p + (1 - t)(1 - p); "
+        "times t alpha + (1 - t)(1 - alpha) if apply_class_balancing",
+        f"{_LIN}; " + _KERAS.format("BinaryFocalCrossentropy"),
+        ("[1., 0.]", "[0.75, 0.5]", "0.09563351"),
+        (
+            Parameter("apply_class_balancing", False, "Whether to weigh by alpha.", "bool", _boolean),
+            Parameter("alpha", 0.25, "The weight of class 1; class 0 has 1 - alpha.", "float",
+                      _number(0, 1)),
+            _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS,
+        ),
+    ),
+    LossSpec(
+        "categorical_crossentropy", "CategoricalCrossentropy", "row",
+        "The cross-entropy of classes given as rows of probabilities.",
+        "-sum(t log(q)), q = p / sum(p) clipped to [1e-7, 1 - 1e-7]; q = softmax(p) from logits",
+        _KERAS.format("CategoricalCrossentropy"),
+        ("[0., 1., 0.]", "[0.25, 0.5, 0.25]", "0.6931472"),
+        (_FROM_LOGITS, _SMOOTHING, _AXIS),
+    ),
+    LossSpec(
+        "categorical_focal_crossentropy", "CategoricalFocalCrossentropy", "row",
+        "Categorical cross-entropy with well-predicted classes weighted down.",
+        "-sum(alpha (1 - q)^gamma t log(q)), q as for categorical_crossentropy",
+        f"{_LIN}; " + _KERAS.format("CategoricalFocalCrossentropy"),
+        ("[0., 1., 0.]", "[0.25, 0.5, 0.25]", "0.04332170"),
+        (
+            Parameter("alpha", 0.25, "The weight of every class, or one weight per class.",
+                      "float | Sequence[float]", _class_alpha),
+            _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS,
+        ),
+    ),
+    LossSpec(
+        "sparse_categorical_crossentropy", "SparseCategoricalCrossentropy", "row",
+        "The cross-entropy of classes given as integer labels.",
+        "-log(q[label]), q = p clipped to [1e-7, 1 - 1e-7] and divided by its sum; "
+        "q = softmax(p) from logits",
+        _KERAS.format("SparseCategoricalCrossentropy"),
+        ("1", "[0.25, 0.5, 0.25]", "0.6931472"),
+        (
+            _FROM_LOGITS,
+            Parameter("ignore_class", None,
+                      "A label whose samples have no loss and drop out of the mean.",
+                      "int | None", _integer),
+            _AXIS,
+        ),
+        labels="integer",
+    ),
+    LossSpec(
+        "categorical_generalized_cross_entropy", "CategoricalGeneralizedCrossEntropy", "row",
+        "Between cross-entropy (q near 0) and absolute error (q near 1); robust to wrong labels.",
+        "(1 - p[label]^q) / q; below p = 1e-7 the gradient stays at its value there",
+        "Zhang and Sabuncu, Generalized Cross Entropy Loss, 2018; "
+        + _KERAS.format("CategoricalGeneralizedCrossEntropy"),
+        ("1", "[0.25, 0.25, 0.5]", "1.0"),
+        (Parameter("q", 0.5, "In (0, 1).", "float", _number(0, 1, open_ends=True)),),
+        labels="integer",
+    ),
+    LossSpec(
+        "dice", "Dice", "region",
+        "One minus the Dice coefficient: the overlap of two regions.",
+        "1 - 2 sum(t p) / (sum(t) + sum(p) + 1e-7); "
+        "with smooth, 1 - (2 sum(t p) + smooth) / (sum(t) + sum(p) + smooth)",
+        "Dice, 1945; Milletari et al., V-Net, 2016; " + _KERAS.format("Dice"),
+        ("[1., 0.]", "[0.5, 0.5]", "0.5"),
+        (
+            _REGION_AXIS,
+            Parameter("smooth", None, "Added to numerator and denominator; None is Keras's form.",
+                      "float | None", _number(0, optional=True)),
+        ),
+    ),
+    LossSpec(
+        "iou", "IoU", "region",
+        "One minus the Jaccard index: intersection over union of two regions.",
+        "1 - (I + smooth) / (sum(t) + sum(p) - I + smooth), I = sum(t p)",
+        "Jaccard, 1912; Rahman and Wang, Optimizing Intersection-Over-Union, 2016",
+        ("[1., 0.]", "[0.5, 0.5]", "0.4"),
+        (
+            Parameter("smooth", 1.0, "Added to numerator and denominator.", "float", _number(0)),
+            _REGION_AXIS,
+        ),
+        aliases=("jaccard",),
+    ),
+    LossSpec(
+        "tversky", "Tversky", "region",
+        "Dice with separate weights for what is missed and what is added.",
+        "1 - I / (I + alpha sum(t (1 - p)) + beta sum(p (1 - t)) + 1e-7), I = sum(t p)",
+        "Salehi et al., Tversky Loss Function for Image Segmentation, 2017; " + _KERAS.format("Tversky"),
+        ("[1., 0.]", "[0.5, 0.5]", "0.5"),
+        (
+            Parameter("alpha", 0.5, "The weight of what y_true has and y_pred misses.", "float",
+                      _number(0)),
+            Parameter("beta", 0.5, "The weight of what y_pred adds.", "float", _number(0)),
+            _REGION_AXIS,
+        ),
+    ),
+)  # fmt: skip
+
+BY_NAME = {spec.name: spec for spec in REGISTRY}
+
+# Every string that names a loss.
+ALIASES = {
+    alias: spec for spec in REGISTRY for alias in (spec.name, spec.class_name, *spec.aliases)
+}

@@ -1,0 +1,62 @@
+"""The losses: a function and a class for every row of the registry, and `get`.
+
+The names are made from the registry when this module is imported; ``losses.pyi`` lists them for
+type checkers and editors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastloss._build import Loss, get_spec, make_class, make_function
+from fastloss._registry import REGISTRY
+
+__all__ = ["Loss", "get"]
+
+for _spec in REGISTRY:
+    globals()[_spec.name] = make_function(_spec, __name__)
+    globals()[_spec.class_name] = make_class(_spec, __name__)
+    __all__ += [_spec.name, _spec.class_name]
+
+
+def get(identifier: Any) -> Loss:
+    """The loss that a string or a config names, with default parameters unless the config has them.
+
+    Parameters
+    ----------
+    identifier : str, dict, Loss or a subclass of Loss
+        A function name, class name or short name (``"mse"``); ``{"class_name": ..., "config":
+        ...}``; a class; or a loss, which is returned as it is.
+
+    Returns
+    -------
+    Loss
+
+    Raises
+    ------
+    ValueError
+        If no loss has that name.
+    TypeError
+        If ``identifier`` is none of the above.
+
+    Examples
+    --------
+    >>> import fastloss
+    >>> fastloss.get("mse")
+    MeanSquaredError()
+    >>> fastloss.get({"class_name": "Huber", "config": {"delta": 2.0}})
+    Huber(delta=2.0)
+    """
+    if isinstance(identifier, Loss):
+        return identifier
+    if isinstance(identifier, type) and issubclass(identifier, Loss):
+        return identifier()
+    if isinstance(identifier, str):
+        return get({"class_name": identifier, "config": {}})
+    if isinstance(identifier, dict) and identifier.keys() >= {"class_name"}:
+        spec = get_spec(identifier["class_name"])
+        cls: type[Loss] = globals()[spec.class_name]
+        return cls.from_config(identifier.get("config") or {})
+    raise TypeError(
+        f"identifier: expected a name, a config with 'class_name', or a loss, got {identifier!r}"
+    )
