@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import textwrap
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -193,17 +192,17 @@ def _arrays_text(spec: LossSpec) -> str:
 
 def _document(spec: LossSpec, parameters: str, returns: str, call: str) -> str:
     true, pred, value = spec.example
-    call = call.format(true=true, pred=pred)
     raises = (
         "ValueError\n    For shapes that do not fit, labels outside the classes, or an option "
         "outside its range.\nTypeError\n    For a dtype or an option of the wrong type.\n"
     )
+    example = f">>> import fastloss\n>>> print(f'{{{call}({true}, {pred}):#.7g}}')\n{_seven(value)}\n"
     sections = {
         "Parameters": parameters,
         "Returns": returns,
         "Raises": raises,
         "Notes": f"With t = y_true, p = y_pred::\n\n    {spec.formula}\n\nSource: {spec.source}.\n",
-        "Examples": f">>> import fastloss\n>>> print(f'{{{call}:#.7g}}')\n{_seven(value)}\n",
+        "Examples": example if call else "",
     }
     return f"{spec.summary}\n\n" + "\n".join(
         f"{title}\n{'-' * len(title)}\n{body}" for title, body in sections.items() if body
@@ -221,8 +220,13 @@ def _signature(parameters: list[tuple[str, Any]], *, lead: tuple[str, ...]) -> i
     return inspect.Signature(given + options)
 
 
-def make_function(spec: LossSpec, module: str) -> Callable[..., Any]:
-    """The function of a loss: ``(y_true, y_pred, *options)`` to one value per sample."""
+def make_function(
+    spec: LossSpec, module: str, call: Callable[[Plan, Any, Any], Any], example: str = ""
+) -> Callable[..., Any]:
+    """The function of a loss: ``(y_true, y_pred, *options)`` to one value per sample.
+
+    ``call`` computes; ``example`` is how the docstring's example names the function, if it has one.
+    """
     names = [p.name for p in spec.parameters]
     default_plan = Plan(spec, {})
 
@@ -230,16 +234,16 @@ def make_function(spec: LossSpec, module: str) -> Callable[..., Any]:
         plan = default_plan
         if args or kwargs:
             plan = Plan(spec, assign_arguments(spec, names, args, kwargs))
-        return evaluate(plan, y_true, y_pred, reduction=None)[0]
+        return call(plan, y_true, y_pred)
 
     function.__name__ = function.__qualname__ = spec.name
     function.__module__ = module
     function.__doc__ = _document(
         spec,
         _arrays_text(spec) + _parameter_lines(spec),
-        "NumPy scalar or ndarray\n    The loss of each sample: the shape of ``y_pred`` without the "
-        "axes of the loss, in its dtype.\n",
-        f"fastloss.{spec.name}({{true}}, {{pred}})",
+        "array\n    The loss of each sample: the shape of ``y_pred`` without the axes of the loss, "
+        "in its dtype.\n",
+        example,
     )
     function.__signature__ = _signature(  # type: ignore[attr-defined]
         [(p.name, p.default) for p in spec.parameters], lead=("y_true", "y_pred")
@@ -247,31 +251,25 @@ def make_function(spec: LossSpec, module: str) -> Callable[..., Any]:
     return function
 
 
-def make_class(spec: LossSpec, module: str) -> type[Loss]:
-    """The class of a loss."""
+def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, Any]:
+    """What a class of a loss has beside its base class: the row, the docstring, the signature."""
     common = (
         'reduction : {"sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None}'
         "\n    How the losses of the samples become one value.\n"
         f"name : str, default {spec.object_name!r}\n    A name for messages and logs.\n"
-        "dtype : {None, 'float32', 'float64'}\n    What to cast y_pred to; None keeps it.\n"
-    )
-    document = _document(
-        spec,
-        _parameter_lines(spec) + common,
-        "",
-        f"fastloss.{spec.class_name}()({{true}}, {{pred}})",
+        "dtype : str, optional\n    What to cast y_pred to.\n"
     )
     signature = _signature(
         [(p.name, p.default) for p in spec.parameters]
         + [("reduction", "sum_over_batch_size"), ("name", spec.object_name), ("dtype", None)],
         lead=(),
     )
-    body = {"spec": spec, "__doc__": document, "__module__": module, "__signature__": signature}
-    return type(spec.class_name, (Loss,), body)
-
-
-def indent(text: str, by: str = "    ") -> str:
-    return textwrap.indent(text, by)
+    return {
+        "spec": spec,
+        "__doc__": _document(spec, _parameter_lines(spec) + common, "", example),
+        "__module__": module,
+        "__signature__": signature,
+    }
 
 
 def get_spec(identifier: str) -> LossSpec:

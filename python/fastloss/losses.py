@@ -8,14 +8,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastloss._build import Loss, get_spec, make_class, make_function
+from fastloss._build import Loss, class_members, get_spec, make_function
+from fastloss._evaluate import Plan, evaluate
 from fastloss._registry import REGISTRY
 
 __all__ = ["Loss", "get"]
 
+
+def _per_sample(plan: Plan, y_true: Any, y_pred: Any) -> Any:
+    return evaluate(plan, y_true, y_pred, reduction=None)[0]
+
+
 for _spec in REGISTRY:
-    globals()[_spec.name] = make_function(_spec, __name__)
-    globals()[_spec.class_name] = make_class(_spec, __name__)
+    globals()[_spec.name] = make_function(
+        _spec, __name__, _per_sample, example=f"fastloss.{_spec.name}"
+    )
+    globals()[_spec.class_name] = type(
+        _spec.class_name,
+        (Loss,),
+        class_members(_spec, __name__, example=f"fastloss.{_spec.class_name}()"),
+    )
     __all__ += [_spec.name, _spec.class_name]
 
 
