@@ -119,13 +119,26 @@ FASTLOSS_HD reduced_exponential<T> reduce_exponential(T x) {
   return {n, r + r * r * series};
 }
 
+// m 2^n in two steps, because 2^n alone may be subnormal or overflow where the product is not.
+template <class T>
+FASTLOSS_HD T scale_by_power(T m, typename format<T>::integer n) {
+  auto half = n >> 1;
+  return m * power_of_two<T>(half) * power_of_two<T>(n - half);
+}
+
 template <class T>
 FASTLOSS_HD T exp(T x) {
   using F = format<T>;
   auto e = reduce_exponential(clamp(x, F::exp_min, F::exp_max));
-  // Two factors, because 2^n alone may be subnormal or overflow where the product is not.
-  auto half = e.n >> 1;
-  return (T(1) + e.expm1_r) * power_of_two<T>(half) * power_of_two<T>(e.n - half);
+  return scale_by_power(T(1) + e.expm1_r, e.n);
+}
+
+// exp(x + tail) for a tail that is tiny beside one.
+template <class T>
+FASTLOSS_HD T exp_corrected(T x, T tail) {
+  using F = format<T>;
+  auto e = reduce_exponential(clamp(x, F::exp_min, F::exp_max));
+  return scale_by_power(T(1) + (e.expm1_r + (T(1) + e.expm1_r) * tail), e.n);
 }
 
 template <class T>
@@ -234,11 +247,10 @@ FASTLOSS_HD T pow(T x, T y) {
   constexpr T huge = T(1e30);
   log_hi = x == T(0) ? -huge : (x < infinity<T> ? log_hi : huge);
   auto e = multiply_exactly(y, log_hi);
-  T error = e.error + y * log_lo;
-  // Where the power over- or underflows, its correction may be inf - inf; it is not needed there.
-  T power = exp(e.product);
-  T corrected = abs(e.product) < F::exp_max ? power + power * error : power;
-  return x >= T(0) ? corrected : std::numeric_limits<T>::quiet_NaN();
+  // Where the power over- or underflows, the tail may be inf - inf; it is not needed there.
+  T tail = abs(e.product) < -F::exp_min ? e.error + y * log_lo : T(0);
+  T power = exp_corrected(e.product, tail);
+  return x >= T(0) ? power : std::numeric_limits<T>::quiet_NaN();
 }
 
 // sigmoid(z), sigmoid(-z) and log(1 + e^-|z|) share one exponential; neither sigmoid is ever formed

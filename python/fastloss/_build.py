@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fastloss._evaluate import Array, Plan, Wrt, check_reduction, evaluate
 from fastloss._registry import ALIASES, REGISTRY, LossSpec
 
@@ -141,11 +143,7 @@ class Loss:
         return value, grad_pred if wrt == "y_pred" else grad_true
 
     def _cast(self, y_pred: Any) -> Any:
-        if self.dtype is None:
-            return y_pred
-        import numpy as np
-
-        return np.asarray(y_pred, dtype=self.dtype)
+        return y_pred if self.dtype is None else np.asarray(y_pred, dtype=self.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument by name, as plain Python values."""

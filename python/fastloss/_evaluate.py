@@ -5,13 +5,14 @@ from __future__ import annotations
 import operator
 import os
 import warnings
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastloss import _core
-from fastloss._registry import BY_NAME, LossSpec
+from fastloss._registry import LossSpec
 
 Array: TypeAlias = NDArray[Any]
 Wrt: TypeAlias = Literal["y_pred", "y_true", "both"]
@@ -63,8 +64,8 @@ def set_num_threads(n: int) -> None:
     _num_threads = operator.index(n)
 
 
-def check_reduction(reduction: str | None) -> None:
-    if not (reduction is None or isinstance(reduction, str)) or reduction not in REDUCTIONS:
+def check_reduction(reduction: Any) -> None:
+    if not isinstance(reduction, (str, type(None))) or reduction not in REDUCTIONS:
         names = ", ".join(repr(r) for r in REDUCTIONS)
         raise ValueError(f"reduction: expected one of {names}, got {reduction!r}")
 
@@ -82,6 +83,7 @@ class Plan:
         self.sparse = spec.labels == "integer"
         self.smoothing: float = p.get("label_smoothing", 0.0)
         self.ignore_class: int | None = p.get("ignore_class")
+        self.warns_of_one_class = spec.kind == "row" and "label_smoothing" in p
         # The alpha of a row loss weighs classes; that of a map loss is in its formula.
         alpha = p.get("alpha") if spec.kind == "row" else None
         self.class_weight = None if alpha is None else np.asarray(alpha, np.float64)
@@ -93,6 +95,30 @@ class Plan:
         if found is None:
             found = self._axes[ndim] = self._find_axes(ndim)
         return found
+
+    def target_transform(
+        self, grid: tuple[int, ...], axes: list[int]
+    ) -> tuple[float, float, Array | None]:
+        """(scale, shift, class weights): the formula sees (scale t + shift) times class weight."""
+        classes = grid[axes[0]]
+        scale, shift, weight = 1.0, 0.0, self.class_weight
+        if self.smoothing:
+            scale = 1.0 - self.smoothing
+            shift = self.smoothing / (2 if self.spec.kind == "map" else classes)
+        if weight is not None:
+            if weight.ndim and weight.shape[0] != classes:
+                raise ValueError(
+                    f"alpha: expected one number per class, {classes}, got {weight.shape[0]}"
+                )
+            weight = np.broadcast_to(weight, (classes,))
+        if self.warns_of_one_class and classes == 1:
+            warnings.warn(
+                f"y_pred: {self.spec.name} expects more than one class on its class axis, got "
+                f"shape {grid}; for two classes given as one number use binary_crossentropy",
+                SyntaxWarning,
+                stacklevel=5,
+            )
+        return scale, shift, weight
 
     def _find_axes(self, ndim: int) -> list[int]:
         axis = self.parameters.get("axis", -1)
@@ -113,7 +139,8 @@ class Plan:
 def _host_array(x: Any, argument: str) -> Array:
     if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
         raise TypeError(
-            f"{argument}: GPU arrays are not supported by this build; pass a NumPy array"
+            f"{argument}: expected a NumPy array or a sequence, got a GPU array, which this version "
+            "does not support"
         )
     a = np.asarray(x)
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
@@ -195,17 +222,51 @@ def _fit_weight(
     )
 
 
-def _check_out(out: Any, like: Array, argument: str = "out") -> Array:
+@dataclass
+class _Operands:
+    """The inputs of a call, with the shapes that the kernels expect."""
+
+    prediction: Array
+    target: Array
+    axes: list[int]
+    rows: tuple[int, ...]
+    weight: Array | None
+    mask: Array | None
+
+    def arrays(self) -> list[Array]:
+        given = (self.prediction, self.target, self.weight, self.mask)
+        return [a for a in given if a is not None]
+
+
+def _fit_operands(
+    plan: Plan, target: Array, prediction: Array, sample_weight: Any, mask: Any
+) -> _Operands:
+    target, prediction = _fit_target(target, prediction, plan.axes(prediction.ndim), plan)
+    axes = plan.axes(prediction.ndim)
+    grid = prediction.shape
+    rows = tuple(n for d, n in enumerate(grid) if d not in axes)
+    if any(grid[d] == 0 for d in axes):
+        raise ValueError(f"y_pred: the axes of the loss are empty, got shape {grid}")
+    if sample_weight is not None:
+        w = _numbers(sample_weight, "sample_weight")
+        sample_weight = _fit_weight(w, "sample_weight", rows, grid, plan.spec.kind)
+    if mask is not None:
+        m = _numbers(mask, "mask")
+        mask = _fit_weight(m if m.dtype == bool else m != 0, "mask", rows, grid, plan.spec.kind)
+    return _Operands(prediction, target, axes, rows, sample_weight, mask)
+
+
+def _fit_out(out: Any, like: tuple[int, ...], dtype: Any) -> Array:
     if type(out) is not np.ndarray:
-        raise TypeError(f"{argument}: expected a NumPy array, got {type(out).__name__}")
-    if out.shape != like.shape:
-        raise ValueError(f"{argument}: expected shape {like.shape}, got {out.shape}")
-    if out.dtype != like.dtype:
-        raise TypeError(f"{argument}: expected dtype {like.dtype}, got {out.dtype}")
+        raise TypeError(f"out: expected a NumPy array, got {type(out).__name__}")
+    if out.shape != like:
+        raise ValueError(f"out: expected the shape of y_pred, {like}, got {out.shape}")
+    if out.dtype != dtype:
+        raise TypeError(f"out: expected the dtype of y_pred, {dtype}, got {out.dtype}")
     if not out.flags.writeable:
-        raise ValueError(f"{argument}: the array is read-only")
+        raise ValueError("out: expected a writable array, got a read-only one")
     if any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
-        raise ValueError(f"{argument}: elements of the array share memory")
+        raise ValueError("out: expected an array whose elements do not share memory")
     return out
 
 
@@ -215,6 +276,17 @@ def _same_elements(a: Array, b: Array) -> bool:
         and a.shape == b.shape
         and a.strides == b.strides
         and a.dtype == b.dtype
+    )
+
+
+def _may_write_to(out: Array, x: _Operands) -> bool:
+    """Whether a kernel may fill ``out`` while it reads the operands.
+
+    It reads each element before it writes the element at the same place, so an input itself will
+    do, but not one that overlaps it in another way.
+    """
+    return out.shape == x.prediction.shape and all(
+        _same_elements(out, a) or not np.may_share_memory(out, a) for a in x.arrays()
     )
 
 
@@ -234,89 +306,38 @@ def evaluate(
 
     See ``Loss.value_and_grad`` for the arguments.
     """
-    prediction = _predictions(y_pred)
-    target = _numbers(y_true, "y_true")
-    given_p, given_t = prediction.shape, target.shape
-    target, prediction = _fit_target(target, prediction, plan.axes(prediction.ndim), plan)
-    axes = plan.axes(prediction.ndim)
-    grid = prediction.shape
-    rows = tuple(n for d, n in enumerate(grid) if d not in axes)
-    cols = [grid[d] for d in axes]
-    if 0 in cols:
-        raise ValueError(f"y_pred: the axes of the loss are empty, shape {given_p}")
+    prediction, target = _predictions(y_pred), _numbers(y_true, "y_true")
+    x = _fit_operands(plan, target, prediction, sample_weight, mask)
     dtype = prediction.dtype
-
-    kind = plan.spec.kind
-    weight = None
-    if sample_weight is not None:
-        weight = _fit_weight(
-            _numbers(sample_weight, "sample_weight"), "sample_weight", rows, grid, kind
-        )
-    if mask is not None:
-        mask = _numbers(mask, "mask")
-        mask = _fit_weight(mask if mask.dtype == bool else mask != 0, "mask", rows, grid, kind)
-
-    shift = 0.0
-    if plan.smoothing:
-        shift = plan.smoothing / (2 if kind == "map" else cols[0])
-    class_weight = plan.class_weight
-    if class_weight is not None:
-        if class_weight.ndim and class_weight.shape[0] != cols[0]:
-            raise ValueError(
-                f"alpha: expected one number per class, {cols[0]}, got {class_weight.shape[0]}"
-            )
-        class_weight = np.broadcast_to(class_weight, (cols[0],))
-    if "label_smoothing" in plan.parameters and kind == "row" and cols[0] == 1:
-        warnings.warn(
-            f"y_pred: {plan.spec.name} expects more than one class on its class axis, got shape "
-            f"{given_p}; for two classes given as one number use binary_crossentropy",
-            SyntaxWarning,
-            stacklevel=4,
-        )
+    if wrt is not None:
+        _check_wrt(wrt, plan, out)
+        if out is not None:
+            _fit_out(out, prediction.shape, dtype)
+    scale, shift, class_weight = plan.target_transform(x.prediction.shape, x.axes)
 
     # As in Keras, an empty batch of values comes back as it is.
-    how = 0 if rows == (0,) else REDUCTIONS[reduction]
-    values = np.empty(rows, dtype) if how == 0 else None
-    scalar_upstream, row_upstream = 1.0, None
-    if wrt is not None and not (type(upstream) is float):
-        scalar_upstream, row_upstream = _fit_upstream(upstream, rows, how)
-    elif wrt is not None:
-        scalar_upstream = upstream
-
-    grad_pred = grad_true = target_out = None
-    if wrt is not None:
-        if wrt not in ("y_pred", "y_true", "both"):
-            raise ValueError(f"wrt: expected 'y_pred', 'y_true' or 'both', got {wrt!r}")
-        if plan.sparse and wrt != "y_pred":
-            raise ValueError(f"wrt: integer labels have no gradient, got {wrt!r}")
-        if out is not None and wrt != "y_pred":
-            raise ValueError("out: only with wrt='y_pred'")
-        if wrt != "y_true":
-            grad_pred = np.empty(grid, dtype)
-            if out is not None:
-                target_out = _check_out(out, np.broadcast_to(prediction, grid).reshape(given_p))
-                fitted = target_out.reshape(grid) if grid != given_p else target_out
-                inputs = [x for x in (prediction, target, weight, mask, row_upstream) if x is not None]
-                safe = all(
-                    _same_elements(fitted, x) or not np.may_share_memory(fitted, x) for x in inputs
-                )
-                if safe and np.may_share_memory(fitted, target_out):
-                    grad_pred, target_out = fitted, None
-        if wrt != "y_pred":
-            grad_true = np.empty(grid, dtype)
+    how = 0 if x.rows == (0,) else REDUCTIONS[reduction]
+    scalar_upstream, row_upstream = _fit_upstream(upstream, x.rows, how)
+    values = np.empty(x.rows, dtype) if how == 0 else None
+    grad_pred = grad_true = None
+    if wrt in ("y_pred", "both"):
+        in_place = out is not None and row_upstream is None and _may_write_to(out, x)
+        grad_pred = out if in_place else np.empty(x.prediction.shape, dtype)
+    if wrt in ("y_true", "both"):
+        grad_true = np.empty(x.prediction.shape, dtype)
 
     value: Any = _core.run(
         plan.kernel,
         plan.kernel_parameters,
-        target,
-        prediction,
-        axes,
-        1.0 - plan.smoothing,
+        x.target,
+        x.prediction,
+        x.axes,
+        scale,
         shift,
         class_weight,
         plan.ignore_class,
-        weight,
-        mask,
+        x.weight,
+        x.mask,
         how,
         scalar_upstream,
         row_upstream,
@@ -327,27 +348,35 @@ def evaluate(
     )
     value = dtype.type(value) if values is None else values[()]
     if grad_pred is not None:
-        grad_pred = grad_pred.reshape(given_p)
-        if target_out is not None:
-            target_out[...] = grad_pred
+        grad_pred = grad_pred.reshape(prediction.shape)
         if out is not None:
+            if grad_pred is not out:
+                out[...] = grad_pred
             grad_pred = out
     if grad_true is not None:
-        grad_true = grad_true.reshape(given_t)
+        grad_true = grad_true.reshape(target.shape)
     return value, grad_pred, grad_true
 
 
+def _check_wrt(wrt: str, plan: Plan, out: Array | None) -> None:
+    if wrt not in ("y_pred", "y_true", "both"):
+        raise ValueError(f"wrt: expected 'y_pred', 'y_true' or 'both', got {wrt!r}")
+    if plan.sparse and wrt != "y_pred":
+        raise ValueError(f"wrt: integer labels have no gradient, expected 'y_pred', got {wrt!r}")
+    if out is not None and wrt != "y_pred":
+        raise ValueError(f"out: expected only with wrt='y_pred', got wrt={wrt!r}")
+
+
 def _fit_upstream(upstream: Any, rows: tuple[int, ...], how: int) -> tuple[float, Array | None]:
+    if type(upstream) is float:
+        return upstream, None
     a = _numbers(upstream, "upstream")
     if a.ndim == 0:
         return float(a), None
     if how != 0:
-        raise ValueError(f"upstream: expected a number, or an array with reduction=None; got {a.shape}")
+        raise ValueError(
+            f"upstream: expected a number, or an array with reduction=None, got shape {a.shape}"
+        )
     if a.shape != rows:
         raise ValueError(f"upstream: expected the shape of the loss values, {rows}, got {a.shape}")
     return 1.0, a
-
-
-def plan_for(name: str, given: dict[str, Any], epsilon: float = EPSILON) -> Plan:
-    """The plan of the loss called ``name`` (its function's name)."""
-    return Plan(BY_NAME[name], given, epsilon)
