@@ -271,8 +271,8 @@ def _fit_out(out: Any, like: tuple[int, ...], dtype: Any) -> Array:
 
 
 def _same_elements(a: Array, b: Array) -> bool:
-    return (
-        a.ctypes.data == b.ctypes.data
+    return a is b or (
+        a.__array_interface__["data"] == b.__array_interface__["data"]
         and a.shape == b.shape
         and a.strides == b.strides
         and a.dtype == b.dtype
