@@ -12,7 +12,7 @@
 
 namespace fastloss {
 
-enum class dtype { boolean, i8, u8, i16, u16, i32, u32, i64, u64, f32, f64 };
+enum class dtype { boolean, i8, u8, i16, u16, i32, u32, i64, u64, f16, bf16, f32, f64 };
 
 // One axis of a strided array; the stride is in bytes and may be zero or negative.
 struct axis {
@@ -38,7 +38,7 @@ struct request {
   int loss = -1;                  // index into losses()
   std::vector<double> parameters; // as losses()[loss].parameters names them
   std::int64_t rows = 0, cols = 0;
-  dtype compute = dtype::f32;     // f32 or f64
+  dtype compute = dtype::f32;     // f32 or f64: what losses are computed and values returned in
 
   view y_pred;                    // grid
   view y_true;                    // grid; for sparse losses the labels, on the rows

@@ -42,13 +42,17 @@ dtype type_of(const py::array& a, const char* argument) {
           case 8: return dtype::u64;
         }
         break;
+      case 'V':  // ml_dtypes registers it so
+        if (d.itemsize() == 2 && py::str(d).cast<std::string>() == "bfloat16") return dtype::bf16;
+        break;
       case 'f':
+        if (d.itemsize() == 2) return dtype::f16;
         if (d.itemsize() == 4) return dtype::f32;
         if (d.itemsize() == 8) return dtype::f64;
     }
   throw py::type_error(std::string(argument) + ": dtype " + py::str(d).cast<std::string>() +
-                       " is not supported; expected float32, float64, or for targets and weights "
-                       "also bool or an integer, in native byte order");
+                       " is not supported; expected float16, bfloat16, float32 or float64, or for "
+                       "targets and weights also bool or an integer, in native byte order");
 }
 
 // y_pred as rows x cols; tells where the other arrays of a call live on it.
@@ -116,7 +120,7 @@ class grid {
 void expect_writable(const py::array& a, dtype type, const char* argument) {
   if (!a.writeable()) throw py::value_error(std::string(argument) + ": the array is read-only");
   if (type_of(a, argument) != type)
-    throw py::type_error(std::string(argument) + ": expected the dtype of y_pred, got " +
+    throw py::type_error(std::string(argument) + ": expected another dtype, got " +
                          py::str(a.dtype()).cast<std::string>());
 }
 
@@ -154,10 +158,11 @@ double run_arrays(int loss, std::vector<double> parameters, const py::array& y_t
   r.rows = g.rows();
   r.cols = g.cols();
   if (r.cols == 0) throw py::value_error("y_pred: the axes of the loss are empty");
-  r.compute = type_of(y_pred, "y_pred");
-  if (r.compute != dtype::f32 && r.compute != dtype::f64)
-    throw py::type_error("y_pred: expected float32 or float64, got " +
+  const dtype stored = type_of(y_pred, "y_pred");
+  if (stored < dtype::f16)
+    throw py::type_error("y_pred: expected a floating dtype, got " +
                          py::str(y_pred.dtype()).cast<std::string>());
+  r.compute = stored == dtype::f64 ? dtype::f64 : dtype::f32;
   r.y_pred = g.on_grid(y_pred, "y_pred");
   r.y_true = info.sparse ? g.on_rows(y_true, "y_true") : g.on_grid(y_true, "y_true");
   r.target_scale = target_scale;
@@ -184,12 +189,12 @@ double run_arrays(int loss, std::vector<double> parameters, const py::array& y_t
     r.values = g.on_rows(*values, "values");
   }
   if (grad_pred) {
-    expect_writable(*grad_pred, r.compute, "out");
+    expect_writable(*grad_pred, stored, "out");
     r.grad_pred = g.on_grid(*grad_pred, "out");
   }
   if (grad_true) {
     if (info.sparse) throw py::value_error("wrt: integer labels have no gradient");
-    expect_writable(*grad_true, r.compute, "grad_true");
+    expect_writable(*grad_true, stored, "grad_true");
     r.grad_true = g.on_grid(*grad_true, "grad_true");
   }
   r.threads = threads;

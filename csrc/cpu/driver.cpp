@@ -48,6 +48,10 @@ const kernel_table& kernels() {
   return chosen;
 }
 
+bool is_floating(dtype type) {
+  return type == dtype::f16 || type == dtype::bf16 || type == dtype::f32 || type == dtype::f64;
+}
+
 // A rectangle of the grid: whole rows, or a part of one row.
 struct tile {
   int64_t row, rows, col, cols;
@@ -199,7 +203,7 @@ class call {
   void check_labels() {
     for (int64_t first = 0; first < r_.rows; first += block) {
       const int64_t n = std::min(block, r_.rows - first);
-      if (t_.type == dtype::f32 || t_.type == dtype::f64) check_integral(first, n);
+      if (is_floating(t_.type)) check_integral(first, n);
       int64_t scratch[block];
       const int64_t* labels = load(t_, first, n, scratch);
       int64_t least = labels[0], most = labels[0];

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "core/half.h"
+
 namespace fastloss::cpu {
 namespace {
 
@@ -42,15 +44,53 @@ void for_each_run(const view& v, std::int64_t first, std::int64_t n, Visit visit
   }
 }
 
+template <class T, class Stored>
+FASTLOSS_HD T from_storage(Stored x) {
+  if constexpr (std::is_same_v<Stored, float16> || std::is_same_v<Stored, bfloat16>)
+    return static_cast<T>(widen(x));
+  else
+    return static_cast<T>(x);
+}
+
+template <class Stored, class T>
+FASTLOSS_HD Stored to_storage(T x) {
+  if constexpr (std::is_same_v<Stored, float16> || std::is_same_v<Stored, bfloat16>) {
+    Stored out;
+    narrow(static_cast<float>(x), out);
+    return out;
+  } else {
+    return static_cast<Stored>(x);
+  }
+}
+
+// Loops over a run twice: with the stride as a constant where elements are adjacent, so that the
+// conversion is vectorized, and with any stride. Elements may be unaligned.
 template <class Stored, class T>
 void gather(const view& v, std::int64_t first, std::int64_t n, T* out) {
   for_each_run(v, first, n,
                [out](const char* at, std::int64_t stride, std::int64_t count, std::int64_t where) {
-                 for (std::int64_t i = 0; i < count; ++i) {
-                   Stored value;  // possibly unaligned
-                   std::memcpy(&value, at + i * stride, sizeof value);
-                   out[where + i] = static_cast<T>(value);
-                 }
+                 auto loop = [&](std::int64_t step) __attribute__((always_inline)) {
+                   for (std::int64_t i = 0; i < count; ++i) {
+                     Stored x;
+                     std::memcpy(&x, at + i * step, sizeof x);
+                     out[where + i] = from_storage<T>(x);
+                   }
+                 };
+                 stride == sizeof(Stored) ? loop(sizeof(Stored)) : loop(stride);
+               });
+}
+
+template <class Stored, class T>
+void scatter(const view& v, std::int64_t first, std::int64_t n, const T* block) {
+  for_each_run(v, first, n,
+               [&](char* at, std::int64_t stride, std::int64_t count, std::int64_t where) {
+                 auto loop = [&](std::int64_t step) __attribute__((always_inline)) {
+                   for (std::int64_t i = 0; i < count; ++i) {
+                     Stored x = to_storage<Stored>(block[where + i]);
+                     std::memcpy(at + i * step, &x, sizeof x);
+                   }
+                 };
+                 stride == sizeof(Stored) ? loop(sizeof(Stored)) : loop(stride);
                });
 }
 
@@ -83,7 +123,9 @@ std::int64_t item_size(dtype type) {
     case dtype::i8:
     case dtype::u8: return 1;
     case dtype::i16:
-    case dtype::u16: return 2;
+    case dtype::u16:
+    case dtype::f16:
+    case dtype::bf16: return 2;
     case dtype::i32:
     case dtype::u32:
     case dtype::f32: return 4;
@@ -120,6 +162,8 @@ const T* load(const view& v, std::int64_t first, std::int64_t n, T* scratch) {
     case dtype::u32: gather<std::uint32_t>(v, first, n, scratch); break;
     case dtype::i64: gather<std::int64_t>(v, first, n, scratch); break;
     case dtype::u64: gather<std::uint64_t>(v, first, n, scratch); break;
+    case dtype::f16: gather<float16>(v, first, n, scratch); break;
+    case dtype::bf16: gather<bfloat16>(v, first, n, scratch); break;
     case dtype::f32: gather<float>(v, first, n, scratch); break;
     case dtype::f64: gather<double>(v, first, n, scratch); break;
   }
@@ -134,11 +178,12 @@ T* output(const view& v, std::int64_t first, std::int64_t n, T* scratch) {
 
 template <class T>
 void store(const view& v, std::int64_t first, std::int64_t n, const T* block) {
-  for_each_run(v, first, n,
-               [&](char* at, std::int64_t stride, std::int64_t count, std::int64_t where) {
-                 for (std::int64_t i = 0; i < count; ++i)
-                   std::memcpy(at + i * stride, block + where + i, sizeof(T));
-               });
+  switch (v.type) {
+    case dtype::f16: scatter<float16>(v, first, n, block); break;
+    case dtype::bf16: scatter<bfloat16>(v, first, n, block); break;
+    case dtype::f32: scatter<float>(v, first, n, block); break;
+    default: scatter<double>(v, first, n, block); break;
+  }
 }
 
 template const float* load(const view&, std::int64_t, std::int64_t, float*);

@@ -151,82 +151,93 @@ struct poisson : map_loss {
   }
 };
 
-// -t log q - (1 - t) log(1 - q), q = p clipped to [epsilon, 1 - epsilon]
+// -b t log q - a (1 - t) log(1 - q), q = p clipped to [epsilon, 1 - epsilon], with class weights a
+// (negative) and b (positive)
 template <class T>
 struct binary_crossentropy : map_loss {
   static constexpr auto name = "binary_crossentropy";
-  static constexpr names parameters{"epsilon"};
-  T low, high;
+  static constexpr names parameters{"epsilon", "negative_weight", "positive_weight"};
+  T low, high, a, b;
   FASTLOSS_HD explicit binary_crossentropy(const double* q)
-      : low(T(q[0])), high(T(1) - T(q[0])) {}
+      : low(T(q[0])), high(T(1) - T(q[0])), a(T(q[1])), b(T(q[2])) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
-    T log_q = math::log(q), log_1q = math::log1p(-q);
-    return {-(t * log_q + (1 - t) * log_1q),
-            p < low || p > high ? T(0) : (q - t) / (q * (1 - q)), log_1q - log_q};
+    T log_q = b * math::log(q), log_1q = a * math::log1p(-q);
+    // a (1 - t) / (1 - q) - b t / q over a common denominator: for a = b it is (q - t) / (q (1 - q)).
+    T slope = ((q - t) * a + (a - b) * t * (1 - q)) / (q * (1 - q));
+    return {-(t * log_q + (1 - t) * log_1q), p < low || p > high ? T(0) : slope, log_1q - log_q};
   }
 };
 
-// log(1 + e^z) - t z, the same with p = sigmoid(z)
+// The same with p = sigmoid(z): b t softplus(-z) + a (1 - t) softplus(z)
 template <class T>
 struct binary_crossentropy_from_logits : map_loss {
   static constexpr auto name = "binary_crossentropy_from_logits";
-  FASTLOSS_HD explicit binary_crossentropy_from_logits(const double*) {}
+  static constexpr names parameters{"negative_weight", "positive_weight"};
+  T a, b;
+  FASTLOSS_HD explicit binary_crossentropy_from_logits(const double* q) : a(T(q[0])), b(T(q[1])) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T z, const math::logistic<T>& s) const {
+    T negative = a * (1 - t), positive = b * t;
+    T linear = z < 0 ? -positive * z : negative * z;
+    return {linear + (negative + positive) * s.log1p_exp,
+            negative * s.positive - positive * s.negative,
+            (z < 0 ? -b * z : -a * z) + (b - a) * s.log1p_exp};
+  }
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
-    math::logistic<T> s(z);
-    T linear = z < 0 ? -t * z : (1 - t) * z;
-    return {linear + s.log1p_exp, (1 - t) * s.positive - t * s.negative, -z};
+    return (*this)(t, z, math::logistic<T>(z));
   }
 };
 
-// [t alpha + (1 - t)(1 - alpha)] m^gamma BCE, m = t (1 - p) + (1 - t) p; the bracket only if
-// balancing
+// What the focal losses multiply a cross-entropy by: c m^gamma, where m = 1 - (probability given to
+// the target) and c = t alpha + (1 - t)(1 - alpha) if balancing, else 1.
 template <class T>
-struct binary_focal_crossentropy : map_loss {
-  static constexpr auto name = "binary_focal_crossentropy";
-  static constexpr names parameters{"epsilon", "apply_class_balancing", "alpha", "gamma"};
-  binary_crossentropy<T> crossentropy;
+struct focal_factor {
   T weight_0, weight_step, gamma;
-  FASTLOSS_HD explicit binary_focal_crossentropy(const double* q)
-      : crossentropy(q),
-        weight_0(q[1] != 0 ? T(1 - q[2]) : T(1)),
-        weight_step(q[1] != 0 ? T(2 * q[2] - 1) : T(0)),
-        gamma(T(q[3])) {}
-  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    auto bce = crossentropy(t, p);
-    T m = t * (1 - p) + (1 - t) * p;
-    T focal = math::pow(math::abs(m), gamma);
-    T slope = m == 0 ? T(0) : gamma * focal / m;  // a power below one has no finite slope at 0
-    T weight = weight_0 + weight_step * t;
-    return {weight * focal * bce.loss,
-            weight * (slope * (1 - 2 * t) * bce.loss + focal * bce.d_pred),
-            weight * (slope * (1 - 2 * p) * bce.loss + focal * bce.d_true) +
-                weight_step * focal * bce.loss};
-  }
-};
-
-// The same with p = sigmoid(z), without the clip: no saturation at large logits
-template <class T>
-struct binary_focal_crossentropy_from_logits : map_loss {
-  static constexpr auto name = "binary_focal_crossentropy_from_logits";
-  static constexpr names parameters{"apply_class_balancing", "alpha", "gamma"};
-  T weight_0, weight_step, gamma;
-  FASTLOSS_HD explicit binary_focal_crossentropy_from_logits(const double* q)
+  FASTLOSS_HD explicit focal_factor(const double* q)  // apply_class_balancing, alpha, gamma
       : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
         weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
         gamma(T(q[2])) {}
+  // `bce` times the factor; by_pred and by_true are the derivatives of log m.
+  FASTLOSS_HD map_terms<T> times(const map_terms<T>& bce, T t, T m, T by_pred, T by_true) const {
+    T focal = math::pow(m, gamma);
+    T weight = weight_0 + weight_step * t;
+    // A power below one has no finite slope at m = 0; 0 is used there.
+    T dp = m == 0 ? T(0) : by_pred, dt = m == 0 ? T(0) : by_true;
+    return {weight * focal * bce.loss, weight * focal * (gamma * dp * bce.loss + bce.d_pred),
+            weight * focal * (gamma * dt * bce.loss + bce.d_true) + weight_step * focal * bce.loss};
+  }
+};
+
+template <class T>
+struct binary_focal_crossentropy : map_loss {
+  static constexpr auto name = "binary_focal_crossentropy";
+  static constexpr names parameters{"epsilon", "negative_weight", "positive_weight",
+                                    "apply_class_balancing", "alpha", "gamma"};
+  binary_crossentropy<T> crossentropy;
+  focal_factor<T> focal;
+  FASTLOSS_HD explicit binary_focal_crossentropy(const double* q) : crossentropy(q), focal(q + 3) {}
+  FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    T m = t * (1 - p) + (1 - t) * p;
+    return focal.times(crossentropy(t, p), t, math::abs(m), (1 - 2 * t) / m, (1 - 2 * p) / m);
+  }
+};
+
+// From logits without the clip: no saturation where a sigmoid rounds to 0 or 1
+template <class T>
+struct binary_focal_crossentropy_from_logits : map_loss {
+  static constexpr auto name = "binary_focal_crossentropy_from_logits";
+  static constexpr names parameters{"negative_weight", "positive_weight", "apply_class_balancing",
+                                    "alpha", "gamma"};
+  binary_crossentropy_from_logits<T> crossentropy;
+  focal_factor<T> focal;
+  FASTLOSS_HD explicit binary_focal_crossentropy_from_logits(const double* q)
+      : crossentropy(q), focal(q + 2) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::logistic<T> s(z);
-    T bce = (z < 0 ? -t * z : (1 - t) * z) + s.log1p_exp;
     T m = t * s.negative + (1 - t) * s.positive;
-    T focal = math::pow(m, gamma);
-    // The slopes of log m; dm/dz = (1 - 2t) s(z) s(-z) is divided by m before it can overflow.
-    T by_z = m == 0 ? T(0) : (1 - 2 * t) * (s.positive * s.negative / m);
-    T by_t = m == 0 ? T(0) : (s.negative - s.positive) / m;
-    T weight = weight_0 + weight_step * t;
-    return {weight * focal * bce,
-            weight * focal * (gamma * by_z * bce + (1 - t) * s.positive - t * s.negative),
-            weight * focal * (gamma * by_t * bce - z) + weight_step * focal * bce};
+    // dm/dz = (1 - 2 t) s(z) s(-z) is divided by m before it can overflow.
+    return focal.times(crossentropy(t, z, s), t, m, (1 - 2 * t) * (s.positive * s.negative / m),
+                       (s.negative - s.positive) / m);
   }
 };
 

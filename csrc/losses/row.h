@@ -234,18 +234,16 @@ struct categorical_generalized_cross_entropy : row_loss {
   static constexpr bool sparse = true;
   static constexpr int phases = 1;
   struct stats {
-    T probability;
+    T loss;
   };
   T epsilon, q;
   FASTLOSS_HD explicit categorical_generalized_cross_entropy(const double* params)
       : epsilon(T(params[0])), q(T(params[1])) {}
   FASTLOSS_HD row_terms<T> terms(phase<0>, T t, T p, const stats&) const {
-    return {t == 0 ? T(0) : t * p};
+    return {t == 0 ? T(0) : t * (p == 0 ? T(1) : -math::expm1(q * math::log(p))) / q};
   }
-  FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const { s.probability = r.a; }
-  FASTLOSS_HD T loss(const stats& s) const {
-    return s.probability == 0 ? 1 / q : -math::expm1(q * math::log(s.probability)) / q;
-  }
+  FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const { s.loss = r.a; }
+  FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats&) const {
     return {t == 0 ? T(0) : -t * math::pow(math::max(p, epsilon), q - 1), T(0)};
   }

@@ -49,8 +49,13 @@ class Loss:
         check_reduction(self.reduction)
         self.name = given.pop("name", None) or self.spec.object_name
         self.dtype = given.pop("dtype", None)
-        if self.dtype not in (None, "float32", "float64"):
-            raise ValueError(f"dtype: expected None, 'float32' or 'float64', got {self.dtype!r}")
+        if self.dtype not in (None, "float16", "bfloat16", "float32", "float64"):
+            raise ValueError(
+                "dtype: expected None, 'float16', 'bfloat16', 'float32' or 'float64', got "
+                f"{self.dtype!r}"
+            )
+        if self.dtype == "bfloat16":
+            import ml_dtypes  # noqa: F401, PLC0415  (registers the name with NumPy)
         self._plan = Plan(self.spec, given)
         for parameter, value in self._plan.parameters.items():
             setattr(self, parameter, value)
@@ -66,8 +71,8 @@ class Loss:
             Targets: the shape of ``y_pred``, any real dtype; or, for the losses that take class
             indices, its shape without the class axis (or with size 1 there), integers.
         y_pred : array_like
-            Predictions, float32 or float64 (integers become float64). Not copied, whatever its
-            strides.
+            Predictions, float16, bfloat16, float32 or float64 (integers become float64). Not
+            copied, whatever its strides.
         sample_weight : array_like, optional
             Weights of the loss values. A shape that begins the shape of the values weighs samples;
             else it broadcasts to the values or, for elementwise losses, to ``y_pred``. What has
@@ -184,7 +189,7 @@ def _parameter_lines(spec: LossSpec) -> str:
 def _arrays_text(spec: LossSpec) -> str:
     return (
         f"y_true : array_like\n    {_TARGET_TEXT[spec.labels]}\n"
-        "y_pred : array_like\n    Predictions, float32 or float64 (integers become float64).\n"
+        "y_pred : array_like\n    Predictions, float16, bfloat16, float32 or float64 (integers become\n    float64).\n"
     )
 
 

@@ -78,15 +78,30 @@ class Plan:
         self.parameters = p = spec.bind(given)
         kernel = spec.name + ("_from_logits" if p.get("from_logits") else "")
         self.kernel, names = _KERNELS[kernel]
-        known = {"epsilon": epsilon, **p}
+        weights = p.get("class_weight")
+        known = {
+            "epsilon": epsilon,
+            "negative_weight": weights[0] if weights else 1.0,
+            "positive_weight": p.get("pos_weight", 1.0) * (weights[1] if weights else 1.0),
+            **p,
+        }
         self.kernel_parameters = [np.nan if known[n] is None else float(known[n]) for n in names]
         self.sparse = spec.labels == "integer"
         self.smoothing: float = p.get("label_smoothing", 0.0)
         self.ignore_class: int | None = p.get("ignore_class")
         self.warns_of_one_class = spec.kind == "row" and "label_smoothing" in p
-        # The alpha of a row loss weighs classes; that of a map loss is in its formula.
-        alpha = p.get("alpha") if spec.kind == "row" else None
-        self.class_weight = None if alpha is None else np.asarray(alpha, np.float64)
+        # The alpha and class weights of a row loss scale its targets; those of a map loss are in its
+        # formula.
+        self.class_weight: Array | None = None
+        given_per_class = [p[n] for n in ("alpha", "class_weight") if p.get(n) is not None]
+        if spec.kind == "row" and given_per_class:
+            lengths = {len(w) for w in given_per_class if isinstance(w, tuple)}
+            if len(lengths) > 1:
+                raise ValueError(
+                    f"class_weight: expected as many numbers as alpha has, {len(p['alpha'])}, got "
+                    f"{len(weights)}"
+                )
+            self.class_weight = np.prod(np.broadcast_arrays(*given_per_class), axis=0)
         self._axes: dict[int, list[int]] = {}
 
     def axes(self, ndim: int) -> list[int]:
@@ -107,8 +122,9 @@ class Plan:
             shift = self.smoothing / (2 if self.spec.kind == "map" else classes)
         if weight is not None:
             if weight.ndim and weight.shape[0] != classes:
+                name = "class_weight" if self.parameters.get("class_weight") else "alpha"
                 raise ValueError(
-                    f"alpha: expected one number per class, {classes}, got {weight.shape[0]}"
+                    f"{name}: expected one number per class, {classes}, got {weight.shape[0]}"
                 )
             weight = np.broadcast_to(weight, (classes,))
         if self.warns_of_one_class and classes == 1:
@@ -146,22 +162,28 @@ def _host_array(x: Any, argument: str) -> Array:
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
 
 
+def _is_supported_float(dtype: np.dtype[Any]) -> bool:
+    # bfloat16 is not NumPy's own; ml_dtypes registers it by this name.
+    return dtype.char in "efd" or dtype.name == "bfloat16"
+
+
 def _predictions(x: Any) -> Array:
     a = _host_array(x, "y_pred")
-    if a.dtype == np.float32 or a.dtype == np.float64:
+    if _is_supported_float(a.dtype):
         return a
     if a.dtype.kind in "biu":
         return a.astype(np.float64)
-    raise TypeError(f"y_pred: expected float32 or float64 (integers become float64), got {a.dtype}")
+    raise TypeError(
+        "y_pred: expected float16, bfloat16, float32 or float64 (integers become float64), "
+        f"got {a.dtype}"
+    )
 
 
 def _numbers(x: Any, argument: str) -> Array:
     """Targets or weights: any real dtype that the kernels convert while they load."""
     a = _host_array(x, argument)
-    if a.dtype.kind in "biu" or a.dtype == np.float32 or a.dtype == np.float64:
+    if a.dtype.kind in "biu" or _is_supported_float(a.dtype):
         return a
-    if a.dtype == np.float16:
-        return a.astype(np.float32)
     raise TypeError(f"{argument}: expected real numbers, got dtype {a.dtype}")
 
 
@@ -318,7 +340,8 @@ def evaluate(
     # As in Keras, an empty batch of values comes back as it is.
     how = 0 if x.rows == (0,) else REDUCTIONS[reduction]
     scalar_upstream, row_upstream = _fit_upstream(upstream, x.rows, how)
-    values = np.empty(x.rows, dtype) if how == 0 else None
+    compute = np.dtype(np.float64 if dtype == np.float64 else np.float32)
+    values = np.empty(x.rows, compute) if how == 0 else None
     grad_pred = grad_true = None
     if wrt in ("y_pred", "both"):
         in_place = out is not None and row_upstream is None and _may_write_to(out, x)
@@ -346,7 +369,7 @@ def evaluate(
         grad_true,
         _num_threads,
     )
-    value = dtype.type(value) if values is None else values[()]
+    value = compute.type(value) if values is None else values[()]
     if grad_pred is not None:
         grad_pred = grad_pred.reshape(prediction.shape)
         if out is not None:

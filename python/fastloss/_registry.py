@@ -76,15 +76,28 @@ def _axes(name: str, value: Any) -> int | tuple[int, ...] | None:
     return _axis(name, value)
 
 
+def _numbers(name: str, value: Any, count: int | None = None) -> tuple[float, ...]:
+    array = np.asarray(value)
+    fits = array.ndim == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all()
+    if not fits or array.size not in (count or array.size,):
+        expected = "one finite number per class" + (f", {count} in all" if count else "")
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return tuple(float(a) for a in array)
+
+
 def _class_alpha(name: str, value: Any) -> float | tuple[float, ...]:
     if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) > 0:
-        array = np.asarray(value)
-        if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all():
-            raise ValueError(f"{name}: expected a number or one finite number per class, got {value!r}")
-        return tuple(float(a) for a in array)
+        return _numbers(name, value)
     number = _number()(name, value)
     assert isinstance(number, float)
     return number
+
+
+def _class_weight(count: int | None = None) -> Check:
+    def check(name: str, value: Any) -> tuple[float, ...] | None:
+        return None if value is None else _numbers(name, value, count)
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,24 @@ _REGION_AXIS = Parameter(
     "The axes that one loss value is taken over; None is all of them, the batch included.",
     "int | tuple[int, ...] | None",
     _axes,
+)
+_CLASS_WEIGHT = Parameter(
+    "class_weight",
+    None,
+    "One weight per class, which multiplies what that class adds to the loss. The mean is still "
+    "over samples.",
+    "Sequence[float] | None",
+    _class_weight(),
+)
+_BINARY_CLASS_WEIGHT = Parameter(
+    "class_weight",
+    None,
+    "The weights (of class 0, of class 1), which multiply what that class adds to the loss.",
+    "Sequence[float] | None",
+    _class_weight(2),
+)
+_POS_WEIGHT = Parameter(
+    "pos_weight", 1.0, "The weight of class 1 beside that of class 0.", "float", _number(0)
 )
 _GAMMA = Parameter("gamma", 2.0, "The focusing exponent, at least 0.", "float", _number(0))
 
@@ -260,7 +291,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         "mean(-t log(p) - (1 - t) log(1 - p)), p clipped to [1e-7, 1 - 1e-7]",
         _KERAS.format("BinaryCrossentropy"),
         ("[1., 0.]", "[0.75, 0.5]", "0.4904146"),
-        (_FROM_LOGITS, _SMOOTHING, _AXIS),
+        (_FROM_LOGITS, _SMOOTHING, _AXIS, _BINARY_CLASS_WEIGHT, _POS_WEIGHT),
         aliases=("bce", "BCE"),
     ),
     LossSpec(
@@ -274,7 +305,7 @@ REGISTRY: tuple[LossSpec, ...] = (
             Parameter("apply_class_balancing", False, "Whether to weigh by alpha.", "bool", _boolean),
             Parameter("alpha", 0.25, "The weight of class 1; class 0 has 1 - alpha.", "float",
                       _number(0, 1)),
-            _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS,
+            _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS, _BINARY_CLASS_WEIGHT, _POS_WEIGHT,
         ),
     ),
     LossSpec(
@@ -283,7 +314,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         "-sum(t log(q)), q = p / sum(p) clipped to [1e-7, 1 - 1e-7]; q = softmax(p) from logits",
         _KERAS.format("CategoricalCrossentropy"),
         ("[0., 1., 0.]", "[0.25, 0.5, 0.25]", "0.6931472"),
-        (_FROM_LOGITS, _SMOOTHING, _AXIS),
+        (_FROM_LOGITS, _SMOOTHING, _AXIS, _CLASS_WEIGHT),
     ),
     LossSpec(
         "categorical_focal_crossentropy", "CategoricalFocalCrossentropy", "row",
@@ -294,7 +325,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         (
             Parameter("alpha", 0.25, "The weight of every class, or one weight per class.",
                       "float | Sequence[float]", _class_alpha),
-            _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS,
+            _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS, _CLASS_WEIGHT,
         ),
     ),
     LossSpec(
@@ -309,7 +340,7 @@ REGISTRY: tuple[LossSpec, ...] = (
             Parameter("ignore_class", None,
                       "A label whose samples have no loss and drop out of the mean.",
                       "int | None", _integer),
-            _AXIS,
+            _AXIS, _CLASS_WEIGHT,
         ),
         labels="integer",
     ),
@@ -320,7 +351,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         "Zhang and Sabuncu, Generalized Cross Entropy Loss, 2018; "
         + _KERAS.format("CategoricalGeneralizedCrossEntropy"),
         ("1", "[0.25, 0.25, 0.5]", "1.0"),
-        (Parameter("q", 0.5, "In (0, 1).", "float", _number(0, 1, open_ends=True)),),
+        (Parameter("q", 0.5, "In (0, 1).", "float", _number(0, 1, open_ends=True)), _CLASS_WEIGHT),
         labels="integer",
     ),
     LossSpec(

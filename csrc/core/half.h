@@ -1,0 +1,50 @@
+// float16 and bfloat16 as storage: conversions to and from float, without branches.
+#pragma once
+
+#include <cstdint>
+
+#include "core/math.h"
+
+namespace fastloss {
+
+struct float16 {
+  std::uint16_t bits;
+};
+struct bfloat16 {
+  std::uint16_t bits;
+};
+
+FASTLOSS_HD float widen(bfloat16 x) { return math::bit_cast<float>(std::uint32_t(x.bits) << 16); }
+
+FASTLOSS_HD float widen(float16 x) {
+  std::uint32_t magnitude = std::uint32_t(x.bits & 0x7fff) << 13;
+  std::uint32_t sign = std::uint32_t(x.bits & 0x8000) << 16;
+  // Moving the exponent by a product makes subnormals right too; infinity and NaN need the rest.
+  float scaled = math::bit_cast<float>(magnitude) * 0x1p112f;
+  std::uint32_t finite = math::bit_cast<std::uint32_t>(scaled);
+  std::uint32_t special = magnitude | 0x7f800000;
+  return math::bit_cast<float>((magnitude >= 0x0f800000 ? special : finite) | sign);
+}
+
+// Both round to nearest, ties to even.
+FASTLOSS_HD void narrow(float x, bfloat16& out) {
+  std::uint32_t bits = math::bit_cast<std::uint32_t>(x);
+  std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  out.bits = std::uint16_t(x == x ? rounded : (bits >> 16) | 0x40);
+}
+
+FASTLOSS_HD void narrow(float x, float16& out) {
+  std::uint32_t bits = math::bit_cast<std::uint32_t>(x);
+  std::uint32_t sign = (bits >> 16) & 0x8000;
+  std::uint32_t magnitude = bits & 0x7fffffff;
+  // Below the smallest normal number, adding a constant whose last place is that of the subnormals
+  // lets the addition round.
+  std::uint32_t subnormal =
+      math::bit_cast<std::uint32_t>(math::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000;
+  std::uint32_t normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  std::uint32_t finite = magnitude < 0x38800000 ? subnormal : normal;
+  std::uint32_t overflow = magnitude > 0x7f800000 ? 0x7e00 : 0x7c00;
+  out.bits = std::uint16_t((magnitude >= 0x477ff000 ? overflow : finite) | sign);
+}
+
+}  // namespace fastloss
