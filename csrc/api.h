@@ -76,6 +76,27 @@ const std::vector<loss_info>& losses();
 // checked every shape; labels are checked here, before anything is written.
 double run(const request& r);
 
+// Connectionist temporal classification of `batch` samples, of at most max_frames frames and
+// max_labels labels.
+struct ctc_request {
+  std::int64_t batch = 0, max_frames = 0, classes = 0, max_labels = 0;
+  std::int64_t blank = 0;          // in [0, classes)
+  dtype compute = dtype::f32;
+  view y_pred;                     // batch x max_frames x classes
+  const std::int64_t* labels = nullptr;             // batch x max_labels
+  const std::int64_t* label_length = nullptr;       // batch, as are the following
+  const std::int64_t* logit_length = nullptr;
+  const double* weight = nullptr;  // multiplies the loss; zero hides a sample
+  const double* slope = nullptr;   // multiplies the gradient
+  view values;
+  std::optional<view> grad;        // as y_pred
+  int threads = 1;
+};
+
+// Computes the request. Lengths and labels are checked here, before anything is written; throws
+// std::invalid_argument, naming the argument and the position.
+void run_ctc(const ctc_request& r);
+
 // The instruction set that the kernels run on, chosen once; environment FASTLOSS_ISA forces one.
 const char* instruction_set();
 int max_threads();

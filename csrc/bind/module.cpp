@@ -208,6 +208,49 @@ double run_arrays(int loss, std::vector<double> parameters, const py::array& y_t
   }
 }
 
+using integers = py::array_t<int64_t, py::array::c_style | py::array::forcecast>;
+using reals = py::array_t<double, py::array::c_style | py::array::forcecast>;
+
+// y_true (batch, labels), y_pred (batch, frames, classes); lengths, weight and slope (batch,).
+void run_ctc_arrays(const integers& y_true, const integers& label_length, const py::array& y_pred,
+                    const integers& logit_length, int64_t blank, const reals& weight,
+                    const reals& slope, const py::array& values,
+                    const std::optional<py::array>& grad, int threads) {
+  if (y_true.ndim() != 2 || y_pred.ndim() != 3 || y_true.shape(0) != y_pred.shape(0))
+    throw py::value_error(
+        "y_true: expected shape (batch, labels) and for y_pred (batch, frames, "
+        "classes), got " +
+        text(shape_of(y_true)) + " and " + text(shape_of(y_pred)));
+  ctc_request r;
+  r.batch = y_pred.shape(0);
+  r.max_frames = y_pred.shape(1);
+  r.classes = y_pred.shape(2);
+  r.max_labels = y_true.shape(1);
+  if (blank < 0 || blank >= r.classes) throw py::value_error("blank: no such class");
+  for (const py::array* a : {(const py::array*)&label_length, (const py::array*)&logit_length,
+                             (const py::array*)&weight, (const py::array*)&slope})
+    if (shape_of(*a) != shape{r.batch}) throw py::value_error("expected one number per sample");
+  const dtype stored = type_of(y_pred, "y_pred");
+  if (stored < dtype::f16) throw py::type_error("y_pred: expected a floating dtype");
+  r.compute = stored == dtype::f64 ? dtype::f64 : dtype::f32;
+  r.blank = blank;
+  r.y_pred = grid(y_pred, {2}).on_grid(y_pred, "y_pred");
+  r.labels = y_true.data();
+  r.label_length = label_length.data();
+  r.logit_length = logit_length.data();
+  r.weight = weight.data();
+  r.slope = slope.data();
+  expect_writable(values, r.compute, "values");
+  r.values = grid(y_pred, {1, 2}).on_rows(values, "values");
+  if (grad) {
+    expect_writable(*grad, stored, "out");
+    r.grad = grid(y_pred, {2}).on_grid(*grad, "out");
+  }
+  r.threads = threads;
+  py::gil_scoped_release release;
+  run_ctc(r);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -230,4 +273,8 @@ PYBIND11_MODULE(_core, m) {
         py::arg("upstream"), py::arg("row_upstream").none(true), py::arg("values").none(true),
         py::arg("grad_pred").none(true), py::arg("grad_true").none(true), py::arg("threads"),
         "Computes one loss; returns the reduced value and fills the given output arrays.");
+  m.def("run_ctc", &run_ctc_arrays, py::arg("y_true"), py::arg("label_length"), py::arg("y_pred"),
+        py::arg("logit_length"), py::arg("blank"), py::arg("weight"), py::arg("slope"),
+        py::arg("values"), py::arg("grad").none(true), py::arg("threads"),
+        "Fills the values (times weight) and the gradient (times slope) of every sample.");
 }

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -23,30 +22,6 @@ using std::int64_t;
 constexpr int64_t block = 2048;             // elements handed to a kernel at once; a few fit into L1
 constexpr int64_t serial_below = 32768;     // elements for which waking a team costs more than it saves
 constexpr int64_t split_rows_above = 65536; // columns from which threads share a row
-
-const kernel_table& select_kernels() {
-#if defined(FASTLOSS_X86_64)
-  const char* forced = std::getenv("FASTLOSS_ISA");
-  const std::string isa = forced ? forced : "";
-  if (!isa.empty() && isa != "x86-64-v2" && isa != "x86-64-v3" && isa != "x86-64-v4")
-    throw std::invalid_argument("FASTLOSS_ISA must be x86-64-v2, x86-64-v3 or x86-64-v4, got " + isa);
-  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                  __builtin_cpu_supports("bmi2");
-  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                  __builtin_cpu_supports("avx512vl");
-  if ((isa == "x86-64-v3" && !v3) || (isa == "x86-64-v4" && !v4))
-    throw std::invalid_argument("FASTLOSS_ISA=" + isa + " is not supported by this processor");
-  if (isa.empty() ? v4 : isa == "x86-64-v4") return kernels_x86_64_v4();
-  if (isa.empty() ? v3 : isa == "x86-64-v3") return kernels_x86_64_v3();
-#endif
-  return kernels_baseline();
-}
-
-const kernel_table& kernels() {
-  static const kernel_table& chosen = select_kernels();
-  return chosen;
-}
 
 bool is_floating(dtype type) {
   return type == dtype::f16 || type == dtype::bf16 || type == dtype::f32 || type == dtype::f64;
@@ -479,7 +454,7 @@ std::vector<std::string> as_vector(const no_names&) { return {}; }
 
 template <template <class> class... Loss>
 std::vector<loss_info> describe(loss_list<Loss...>) {
-  constexpr const char* kinds[] = {"map", "row", "region"};
+  constexpr const char* kinds[] = {"map", "row", "region", "pairwise"};
   return {{Loss<float>::name, kinds[static_cast<int>(Loss<float>::loss_kind)], Loss<float>::sparse,
            as_vector(Loss<float>::parameters)}...};
 }
@@ -496,8 +471,6 @@ double run(const request& r) {
   if (r.compute == dtype::f64) return cpu::call<double>(r).run();
   return cpu::call<float>(r).run();
 }
-
-const char* instruction_set() { return cpu::kernels().isa; }
 
 int max_threads() { return cpu::max_threads(); }
 

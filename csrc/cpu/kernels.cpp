@@ -4,6 +4,8 @@
 
 #include <new>
 
+#include "cpu/ctc_loops.h"
+
 namespace fastloss::cpu {
 namespace {
 
@@ -58,23 +60,27 @@ void accumulate(const void* functor, const void* stats_, const T* t, one_hot<T> 
   const F f = *static_cast<const F*>(functor);
   const auto stats = *static_cast<const typename F::stats*>(stats_);
   if constexpr (Phase == 0 && F::first_phase_is_max) {
-    T most = T(sums[0]);
+    T a = T(sums[0]), b = T(sums[1]);
     split_at_label<F>(
         hot, n,
         [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
-          T m = most;
-#pragma omp simd reduction(max : m)
+          T most_a = a, most_b = b;
+#pragma omp simd reduction(max : most_a, most_b)
           for (std::int64_t i = begin; i < end; ++i) {
-            T x = f.terms(phase<Phase>{}, target<F>(t, i), p[i], stats).a;
-            m = m < x ? x : m;
+            row_terms<T> r = f.terms(phase<Phase>{}, target<F>(t, i), p[i], stats);
+            most_a = most_a < r.a ? r.a : most_a;
+            most_b = most_b < r.b ? r.b : most_b;
           }
-          most = m;
+          a = most_a;
+          b = most_b;
         },
         [&](std::int64_t i) __attribute__((always_inline)) {
-          T x = f.terms(phase<Phase>{}, hot.value, p[i], stats).a;
-          most = most < x ? x : most;
+          row_terms<T> r = f.terms(phase<Phase>{}, hot.value, p[i], stats);
+          a = a < r.a ? r.a : a;
+          b = b < r.b ? r.b : b;
         });
-    sums[0] = most;
+    sums[0] = a;
+    sums[1] = b;
   } else {
     split_at_label<F>(
         hot, n,
@@ -192,7 +198,7 @@ loss_kernel<T> make_kernel() {
 
 template <class T, template <class> class... Loss>
 kernel_set<T> make_set(loss_list<Loss...>) {
-  return {{make_kernel<Loss<T>, T>()...}, weighted_sum<T>};
+  return {{make_kernel<Loss<T>, T>()...}, weighted_sum<T>, make_ctc_loops<T>()};
 }
 
 }  // namespace

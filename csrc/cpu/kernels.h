@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "losses/ctc.h"
 #include "losses/list.h"
 
 namespace fastloss::cpu {
@@ -48,11 +49,25 @@ struct loss_kernel {
   bool label_signs = false;
 };
 
+// Loops over the logits of a frame or over the n states of a label; see losses/ctc.h.
+template <class T>
+struct ctc_loops {
+  ctc_frame<T> (*describe)(const T* x, std::int64_t n);
+  // The states of the next frame, before it emits. `before` has two more states in front.
+  void (*advance)(const T* before, const T* skip, std::int64_t n, T* now);
+  // Adds what the frame emits, then subtracts the largest state and returns it.
+  T (*emit)(const T* emission, std::int64_t n, T* now);
+  // The probability of each state in a frame, given the label. `backward` is in reverse order.
+  void (*posterior)(const T* forward, const T* backward, std::int64_t n, T* share);
+  void (*softmax)(const T* x, std::int64_t n, ctc_frame<T> frame, T scale, T* share);
+};
+
 template <class T>
 struct kernel_set {
   loss_kernel<T> losses[all_losses::size];
   // Sum of w[i] x[i] (of x[i] without w) in double; a zero weight hides any x.
   double (*weighted_sum)(const T* x, const T* w, std::int64_t n);
+  ctc_loops<T> ctc;
 };
 
 struct kernel_table {
@@ -72,5 +87,8 @@ struct kernel_table {
 const kernel_table& kernels_baseline();
 const kernel_table& kernels_x86_64_v3();
 const kernel_table& kernels_x86_64_v4();
+
+// The table of this processor, chosen at the first call.
+const kernel_table& kernels();
 
 }  // namespace fastloss::cpu

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "losses/map.h"
+#include "losses/pairwise.h"
 #include "losses/region.h"
 #include "losses/row.h"
 
@@ -24,6 +25,8 @@ using all_losses = loss_list<
     categorical_focal_crossentropy, categorical_focal_crossentropy_from_logits,
     categorical_generalized_cross_entropy, categorical_hinge, cosine_similarity,
     // region
-    dice, iou, tversky>;
+    dice, iou, tversky,
+    // pairwise
+    circle>;
 
 }  // namespace fastloss

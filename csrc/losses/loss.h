@@ -8,6 +8,7 @@
 //   row   phases of reductions over a row, then loss(stats) and gradient(t, p, stats)
 //
 // A region loss (Dice, IoU, Tversky) is a row loss whose row spans several axes.
+// A pairwise loss is a row loss over what one sample has in common with every other.
 // A sparse loss is a row loss whose target is the one-hot row of an integer label.
 #pragma once
 
@@ -17,7 +18,7 @@
 
 namespace fastloss {
 
-enum class kind { map, row, region };
+enum class kind { map, row, region, pairwise };
 
 template <std::size_t N>
 struct names {
@@ -38,8 +39,8 @@ struct gradient_terms {
   T d_pred, d_true;
 };
 
-// The numbers a row phase reduces, each by `+` (or all by `max`, in phase 0 of a functor that sets
-// `first_phase_is_max`).
+// The numbers a row phase reduces, each by `+` (or a and b by `max`, in phase 0 of a functor that
+// sets `first_phase_is_max`).
 template <class T>
 struct row_terms {
   T a{}, b{}, c{};
@@ -68,6 +69,10 @@ struct row_loss : any_loss {
 struct region_loss : row_loss {
   static constexpr kind loss_kind = kind::region;
   static constexpr int phases = 1;
+};
+
+struct pairwise_loss : row_loss {
+  static constexpr kind loss_kind = kind::pairwise;
 };
 
 }  // namespace fastloss

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastloss._evaluate import Array, Plan, Wrt, check_reduction, evaluate
-from fastloss._registry import ALIASES, REGISTRY, LossSpec
+from fastloss._evaluate import Array, Plan, Wrt, check_reduction
+from fastloss._plans import make_plan
+from fastloss._registry import ALIASES, REGISTRY, LossSpec, Parameter
 
 
 def assign_arguments(
@@ -43,7 +44,7 @@ class Loss:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not hasattr(self, "spec"):
             raise TypeError("Loss: use one of its subclasses, or fastloss.get(name)")
-        names = [p.name for p in self.spec.parameters] + ["reduction", "name", "dtype"]
+        names = [p.name for p in self.spec.class_parameters] + ["reduction", "name", "dtype"]
         given = assign_arguments(self.spec, names, args, kwargs)
         self.reduction = given.pop("reduction", "sum_over_batch_size")
         check_reduction(self.reduction)
@@ -56,12 +57,12 @@ class Loss:
             )
         if self.dtype == "bfloat16":
             import ml_dtypes  # noqa: F401, PLC0415  (registers the name with NumPy)
-        self._plan = Plan(self.spec, given)
-        for parameter, value in self._plan.parameters.items():
-            setattr(self, parameter, value)
+        self._plan = make_plan(self.spec, given)
+        for parameter in self.spec.class_parameters:
+            setattr(self, parameter.name, self._plan.parameters[parameter.name])
 
     def __call__(
-        self, y_true: Any, y_pred: Any, *, sample_weight: Any = None, mask: Any = None
+        self, y_true: Any, y_pred: Any, *, sample_weight: Any = None, mask: Any = None, **arrays: Any
     ) -> Any:
         """The reduced loss.
 
@@ -80,6 +81,9 @@ class Loss:
         mask : array_like, optional
             What counts (true) and what does not; shaped as ``sample_weight``. The mean is taken
             over what counts.
+        **arrays : array_like, optional
+            What the function of the loss takes beside these: ``ref_labels`` and ``ref_embeddings``
+            of the circle loss, ``label_length`` and ``logit_length`` of CTC.
 
         Returns
         -------
@@ -93,9 +97,9 @@ class Loss:
         TypeError
             For dtypes that are not supported.
         """
-        value, _, _ = evaluate(
-            self._plan, y_true, self._cast(y_pred), reduction=self.reduction,
-            sample_weight=sample_weight, mask=mask,
+        value, _, _ = self._plan.evaluate(
+            y_true, self._cast(y_pred), reduction=self.reduction, sample_weight=sample_weight,
+            mask=mask, **arrays,
         )  # fmt: skip
         return value
 
@@ -109,12 +113,13 @@ class Loss:
         upstream: Any = 1.0,
         out: Array | None = None,
         wrt: Wrt = "y_pred",
+        **arrays: Any,
     ) -> tuple[Any, Any]:
         """The reduced loss and its gradient, in one pass over memory.
 
         Parameters
         ----------
-        y_true, y_pred, sample_weight, mask
+        y_true, y_pred, sample_weight, mask, **arrays
             As for calling the loss.
         upstream : float or array_like, optional
             What the gradient is multiplied by: the derivative of something with respect to this
@@ -139,9 +144,9 @@ class Loss:
         ValueError, TypeError
             As for calling the loss. Nothing is written then.
         """
-        value, grad_pred, grad_true = evaluate(
-            self._plan, y_true, self._cast(y_pred), reduction=self.reduction,
-            sample_weight=sample_weight, mask=mask, upstream=upstream, wrt=wrt, out=out,
+        value, grad_pred, grad_true = self._plan.evaluate(
+            y_true, self._cast(y_pred), reduction=self.reduction, sample_weight=sample_weight,
+            mask=mask, upstream=upstream, wrt=wrt, out=out, **arrays,
         )  # fmt: skip
         if wrt == "both":
             return value, (grad_pred, grad_true)
@@ -153,7 +158,7 @@ class Loss:
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument by name, as plain Python values."""
         return {
-            **self._plan.parameters,
+            **{p.name: self._plan.parameters[p.name] for p in self.spec.class_parameters},
             "reduction": self.reduction,
             "name": self.name,
             "dtype": self.dtype,
@@ -169,37 +174,49 @@ class Loss:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
 
     def _changed(self) -> set[str]:
-        defaults = {p.name: p.default for p in self.spec.parameters}
+        defaults = {p.name: p.default for p in self.spec.class_parameters}
         defaults |= {"reduction": "sum_over_batch_size", "name": self.spec.object_name, "dtype": None}
         return {k for k, v in self.get_config().items() if v != defaults[k]}
 
 
-_TARGET_TEXT = {
-    "dense": "Targets, the shape of ``y_pred``; any real dtype.",
-    "integer": "Class indices: the shape of ``y_pred`` without its class axis; integers.",
-}
+_FLOATS = "float16, bfloat16, float32 or float64\n    (integers become float64)."
+# What y_true and y_pred hold, by kind, and for the others by labels.
+_ARRAYS_TEXT = {
+    "dense": ("Targets, the shape of ``y_pred``; any real dtype.", "Predictions"),
+    "integer": (
+        "Class indices: the shape of ``y_pred`` without its class axis; integers.", "Predictions",
+    ),
+    "pairwise": (
+        "Labels, (samples,); integers.", "Embeddings of length one, (samples, features)",
+    ),
+    "sequence": ("Labels, (batch, labels); integers.", "Logits, (batch, time, classes)"),
+}  # fmt: skip
 
 
-def _parameter_lines(spec: LossSpec) -> str:
+def _parameter_lines(parameters: tuple[Parameter, ...]) -> str:
     return "".join(
-        f"{p.name} : {p.annotation}, default {p.default!r}\n    {p.doc}\n" for p in spec.parameters
+        f"{p.name} : {p.annotation}, default {p.default!r}\n    {p.doc}\n" for p in parameters
     )
 
 
 def _arrays_text(spec: LossSpec) -> str:
+    true, pred = _ARRAYS_TEXT.get(spec.kind) or _ARRAYS_TEXT[spec.labels]
+    more = (f"{a.name} : array_like, optional\n    {a.doc}\n" for a in spec.arrays)
     return (
-        f"y_true : array_like\n    {_TARGET_TEXT[spec.labels]}\n"
-        "y_pred : array_like\n    Predictions, float16, bfloat16, float32 or float64 (integers become\n    float64).\n"
+        f"y_true : array_like\n    {true}\ny_pred : array_like\n    {pred}: {_FLOATS}\n"
+        + "".join(more)
     )
 
 
-def _document(spec: LossSpec, parameters: str, returns: str, call: str) -> str:
+def _document(
+    spec: LossSpec, parameters: str, returns: str, call: str, *, index: str = ""
+) -> str:
     true, pred, value = spec.example
     raises = (
         "ValueError\n    For shapes that do not fit, labels outside the classes, or an option "
         "outside its range.\nTypeError\n    For a dtype or an option of the wrong type.\n"
     )
-    example = f">>> import fastloss\n>>> print(f'{{{call}({true}, {pred}):#.7g}}')\n{_seven(value)}\n"
+    example = f">>> import fastloss\n>>> print(f'{{{call}({true}, {pred}){index}:#.7g}}')\n{_seven(value)}\n"
     sections = {
         "Parameters": parameters,
         "Returns": returns,
@@ -224,32 +241,37 @@ def _signature(parameters: list[tuple[str, Any]], *, lead: tuple[str, ...]) -> i
 
 
 def make_function(
-    spec: LossSpec, module: str, call: Callable[[Plan, Any, Any], Any], example: str = ""
+    spec: LossSpec, module: str, call: Callable[..., Any], example: str = ""
 ) -> Callable[..., Any]:
     """The function of a loss: ``(y_true, y_pred, *options)`` to one value per sample.
 
-    ``call`` computes; ``example`` is how the docstring's example names the function, if it has one.
+    ``call`` computes, from a plan and arrays; ``example`` is how the docstring's example names the
+    function, if it has one.
     """
-    names = [p.name for p in spec.parameters]
-    default_plan = Plan(spec, {})
+    arrays = [a.name for a in spec.arrays]
+    names = arrays + [p.name for p in spec.parameters]
+    default_plan = make_plan(spec, {})
 
     def function(y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
-        plan = default_plan
-        if args or kwargs:
-            plan = Plan(spec, assign_arguments(spec, names, args, kwargs))
-        return call(plan, y_true, y_pred)
+        if not args and not kwargs:
+            return call(default_plan, y_true, y_pred)
+        given = assign_arguments(spec, names, args, kwargs)
+        more = {name: given.pop(name) for name in arrays if name in given}
+        return call(make_plan(spec, given) if given else default_plan, y_true, y_pred, **more)
 
     function.__name__ = function.__qualname__ = spec.name
     function.__module__ = module
     function.__doc__ = _document(
         spec,
-        _arrays_text(spec) + _parameter_lines(spec),
+        _arrays_text(spec) + _parameter_lines(spec.parameters),
         "array\n    The loss of each sample: the shape of ``y_pred`` without the axes of the loss, "
         "in its dtype.\n",
         example,
+        index="[0]" if spec.batched else "",
     )
     function.__signature__ = _signature(  # type: ignore[attr-defined]
-        [(p.name, p.default) for p in spec.parameters], lead=("y_true", "y_pred")
+        [(a, None) for a in arrays] + [(p.name, p.default) for p in spec.parameters],
+        lead=("y_true", "y_pred"),
     )
     return function
 
@@ -263,13 +285,13 @@ def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, A
         "dtype : str, optional\n    What to cast y_pred to.\n"
     )
     signature = _signature(
-        [(p.name, p.default) for p in spec.parameters]
+        [(p.name, p.default) for p in spec.class_parameters]
         + [("reduction", "sum_over_batch_size"), ("name", spec.object_name), ("dtype", None)],
         lead=(),
     )
     return {
         "spec": spec,
-        "__doc__": _document(spec, _parameter_lines(spec) + common, "", example),
+        "__doc__": _document(spec, _parameter_lines(spec.class_parameters) + common, "", example),
         "__module__": module,
         "__signature__": signature,
     }

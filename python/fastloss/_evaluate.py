@@ -29,7 +29,7 @@ REDUCTIONS: dict[str | None, int] = {
     "mean_with_sample_weight": 3,
 }
 
-_KERNELS = {name: (i, params) for i, (name, _, _, params) in enumerate(_core.losses())}
+_KERNELS = {name: (i, sparse, params) for i, (name, _, sparse, params) in enumerate(_core.losses())}
 _num_threads = int(os.environ.get("FASTLOSS_NUM_THREADS", "0")) or _core.max_threads()
 
 
@@ -73,11 +73,42 @@ def check_reduction(reduction: Any) -> None:
 class Plan:
     """A loss with checked parameters, ready to be called: all that does not depend on arrays."""
 
-    def __init__(self, spec: LossSpec, given: dict[str, Any], epsilon: float = EPSILON) -> None:
+    def __init__(self, spec: LossSpec, given: dict[str, Any]) -> None:
         self.spec = spec
-        self.parameters = p = spec.bind(given)
+        self.parameters = spec.bind(given)
+
+    def axes(self, ndim: int) -> list[int]:
+        """The axes of y_pred that one loss value is taken over, as indices from 0."""
+        raise NotImplementedError
+
+    def evaluate(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        *,
+        reduction: str | None,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = 1.0,
+        wrt: Wrt | None = None,
+        out: Array | None = None,
+        **arrays: Any,
+    ) -> tuple[Any, Array | None, Array | None]:
+        """The reduced value (or the values), and the gradients asked for by ``wrt``.
+
+        See ``Loss.value_and_grad`` for the arguments; ``arrays`` are those of ``spec.arrays``.
+        """
+        raise NotImplementedError
+
+
+class GridPlan(Plan):
+    """A loss of y_true and y_pred at the same places, or of labels along an axis of y_pred."""
+
+    def __init__(self, spec: LossSpec, given: dict[str, Any], epsilon: float = EPSILON) -> None:
+        super().__init__(spec, given)
+        p = self.parameters
         kernel = spec.name + ("_from_logits" if p.get("from_logits") else "")
-        self.kernel, names = _KERNELS[kernel]
+        self.kernel, self.sparse, names = _KERNELS[kernel]
         weights = p.get("class_weight")
         known = {
             "epsilon": epsilon,
@@ -86,7 +117,6 @@ class Plan:
             **p,
         }
         self.kernel_parameters = [np.nan if known[n] is None else float(known[n]) for n in names]
-        self.sparse = spec.labels == "integer"
         self.smoothing: float = p.get("label_smoothing", 0.0)
         self.ignore_class: int | None = p.get("ignore_class")
         self.warns_of_one_class = spec.kind == "row" and "label_smoothing" in p
@@ -104,8 +134,10 @@ class Plan:
             self.class_weight = np.prod(np.broadcast_arrays(*given_per_class), axis=0)
         self._axes: dict[int, list[int]] = {}
 
+    def evaluate(self, y_true: Any, y_pred: Any, **call: Any) -> Any:
+        return evaluate(self, y_true, y_pred, **call)
+
     def axes(self, ndim: int) -> list[int]:
-        """The axes of y_pred that one loss value is taken over, as indices from 0."""
         found = self._axes.get(ndim)
         if found is None:
             found = self._axes[ndim] = self._find_axes(ndim)
@@ -167,19 +199,20 @@ def _is_supported_float(dtype: np.dtype[Any]) -> bool:
     return dtype.char in "efd" or dtype.name == "bfloat16"
 
 
-def _predictions(x: Any) -> Array:
-    a = _host_array(x, "y_pred")
+def predictions(x: Any, argument: str = "y_pred") -> Array:
+    """An array of a dtype that the kernels compute in or store."""
+    a = _host_array(x, argument)
     if _is_supported_float(a.dtype):
         return a
     if a.dtype.kind in "biu":
         return a.astype(np.float64)
     raise TypeError(
-        "y_pred: expected float16, bfloat16, float32 or float64 (integers become float64), "
+        f"{argument}: expected float16, bfloat16, float32 or float64 (integers become float64), "
         f"got {a.dtype}"
     )
 
 
-def _numbers(x: Any, argument: str) -> Array:
+def real_numbers(x: Any, argument: str) -> Array:
     """Targets or weights: any real dtype that the kernels convert while they load."""
     a = _host_array(x, argument)
     if a.dtype.kind in "biu" or _is_supported_float(a.dtype):
@@ -187,7 +220,18 @@ def _numbers(x: Any, argument: str) -> Array:
     raise TypeError(f"{argument}: expected real numbers, got dtype {a.dtype}")
 
 
-def _fit_target(y_true: Array, y_pred: Array, axes: list[int], plan: Plan) -> tuple[Array, Array]:
+def integer_labels(x: Any, argument: str) -> Array:
+    """Labels or lengths as integers; floating ones must be integral, as Keras casts them."""
+    a = real_numbers(x, argument)
+    if a.dtype.kind in "iub":
+        return a
+    fits = (np.abs(a) < 9e15) & (a == np.floor(a))
+    if not fits.all():
+        raise ValueError(f"{argument}: expected integers, got {a[~fits][0]}")
+    return a.astype(np.int64)
+
+
+def _fit_target(y_true: Array, y_pred: Array, axes: list[int], plan: GridPlan) -> tuple[Array, Array]:
     """Both arrays with the shapes that the kernels expect.
 
     The only adjustment to dense targets is Keras's: ranks that differ by one, where the last
@@ -220,7 +264,7 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     )
 
 
-def _fit_weight(
+def fit_weight(
     w: Array, argument: str, rows: tuple[int, ...], grid: tuple[int, ...], kind: str
 ) -> Array:
     """``w`` broadcast to the loss values (``rows``) or, for map losses, to y_pred (``grid``).
@@ -261,7 +305,7 @@ class _Operands:
 
 
 def _fit_operands(
-    plan: Plan, target: Array, prediction: Array, sample_weight: Any, mask: Any
+    plan: GridPlan, target: Array, prediction: Array, sample_weight: Any, mask: Any
 ) -> _Operands:
     target, prediction = _fit_target(target, prediction, plan.axes(prediction.ndim), plan)
     axes = plan.axes(prediction.ndim)
@@ -270,15 +314,15 @@ def _fit_operands(
     if any(grid[d] == 0 for d in axes):
         raise ValueError(f"y_pred: the axes of the loss are empty, got shape {grid}")
     if sample_weight is not None:
-        w = _numbers(sample_weight, "sample_weight")
-        sample_weight = _fit_weight(w, "sample_weight", rows, grid, plan.spec.kind)
+        w = real_numbers(sample_weight, "sample_weight")
+        sample_weight = fit_weight(w, "sample_weight", rows, grid, plan.spec.kind)
     if mask is not None:
-        m = _numbers(mask, "mask")
-        mask = _fit_weight(m if m.dtype == bool else m != 0, "mask", rows, grid, plan.spec.kind)
+        m = real_numbers(mask, "mask")
+        mask = fit_weight(m if m.dtype == bool else m != 0, "mask", rows, grid, plan.spec.kind)
     return _Operands(prediction, target, axes, rows, sample_weight, mask)
 
 
-def _fit_out(out: Any, like: tuple[int, ...], dtype: Any) -> Array:
+def fit_out(out: Any, like: tuple[int, ...], dtype: Any) -> Array:
     if type(out) is not np.ndarray:
         raise TypeError(f"out: expected a NumPy array, got {type(out).__name__}")
     if out.shape != like:
@@ -313,7 +357,7 @@ def _may_write_to(out: Array, x: _Operands) -> bool:
 
 
 def evaluate(
-    plan: Plan,
+    plan: GridPlan,
     y_true: Any,
     y_pred: Any,
     *,
@@ -324,22 +368,19 @@ def evaluate(
     wrt: Wrt | None = None,
     out: Array | None = None,
 ) -> tuple[Any, Array | None, Array | None]:
-    """The reduced value (or the values), and the gradients asked for by ``wrt``.
-
-    See ``Loss.value_and_grad`` for the arguments.
-    """
-    prediction, target = _predictions(y_pred), _numbers(y_true, "y_true")
+    """`Plan.evaluate` of the losses that one kernel call computes and reduces."""
+    prediction, target = predictions(y_pred), real_numbers(y_true, "y_true")
     x = _fit_operands(plan, target, prediction, sample_weight, mask)
     dtype = prediction.dtype
     if wrt is not None:
-        _check_wrt(wrt, plan, out)
+        check_wrt(wrt, plan, out)
         if out is not None:
-            _fit_out(out, prediction.shape, dtype)
+            fit_out(out, prediction.shape, dtype)
     scale, shift, class_weight = plan.target_transform(x.prediction.shape, x.axes)
 
     # As in Keras, an empty batch of values comes back as it is.
     how = 0 if x.rows == (0,) else REDUCTIONS[reduction]
-    scalar_upstream, row_upstream = _fit_upstream(upstream, x.rows, how)
+    scalar_upstream, row_upstream = fit_upstream(upstream, x.rows, how)
     compute = np.dtype(np.float64 if dtype == np.float64 else np.float32)
     values = np.empty(x.rows, compute) if how == 0 else None
     grad_pred = grad_true = None
@@ -381,19 +422,19 @@ def evaluate(
     return value, grad_pred, grad_true
 
 
-def _check_wrt(wrt: str, plan: Plan, out: Array | None) -> None:
+def check_wrt(wrt: str, plan: Plan, out: Array | None) -> None:
     if wrt not in ("y_pred", "y_true", "both"):
         raise ValueError(f"wrt: expected 'y_pred', 'y_true' or 'both', got {wrt!r}")
-    if plan.sparse and wrt != "y_pred":
+    if plan.spec.labels == "integer" and wrt != "y_pred":
         raise ValueError(f"wrt: integer labels have no gradient, expected 'y_pred', got {wrt!r}")
     if out is not None and wrt != "y_pred":
         raise ValueError(f"out: expected only with wrt='y_pred', got wrt={wrt!r}")
 
 
-def _fit_upstream(upstream: Any, rows: tuple[int, ...], how: int) -> tuple[float, Array | None]:
+def fit_upstream(upstream: Any, rows: tuple[int, ...], how: int) -> tuple[float, Array | None]:
     if type(upstream) is float:
         return upstream, None
-    a = _numbers(upstream, "upstream")
+    a = real_numbers(upstream, "upstream")
     if a.ndim == 0:
         return float(a), None
     if how != 0:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["map", "row", "region"]
+Kind = Literal["map", "row", "region", "pairwise", "sequence"]
 Check = Callable[[str, Any], Any]
 
 
@@ -60,7 +60,7 @@ def _integer(name: str, value: Any) -> int | None:
     return int(value)
 
 
-def _axis(name: str, value: Any) -> int:
+def _index(name: str, value: Any) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     return int(value)
@@ -72,8 +72,8 @@ def _axes(name: str, value: Any) -> int | tuple[int, ...] | None:
     if isinstance(value, (tuple, list)):
         if not value:
             raise ValueError(f"{name}: expected None or at least one axis, got {value!r}")
-        return tuple(_axis(name, a) for a in value)
-    return _axis(name, value)
+        return tuple(_index(name, a) for a in value)
+    return _index(name, value)
 
 
 def _numbers(name: str, value: Any, count: int | None = None) -> tuple[float, ...]:
@@ -111,6 +111,14 @@ class Parameter:
     check: Check
 
 
+@dataclass(frozen=True)
+class ArrayArgument:
+    """An array that a call may take beside y_true and y_pred."""
+
+    name: str
+    doc: str
+
+
 _FROM_LOGITS = Parameter(
     "from_logits", False, "Whether y_pred holds logits instead of probabilities.", "bool", _boolean
 )
@@ -121,7 +129,7 @@ _SMOOTHING = Parameter(
     "float",
     _number(0, 1),
 )
-_AXIS = Parameter("axis", -1, "The axis that one loss value is taken over.", "int", _axis)
+_AXIS = Parameter("axis", -1, "The axis that one loss value is taken over.", "int", _index)
 _REGION_AXIS = Parameter(
     "axis",
     None,
@@ -156,7 +164,10 @@ class LossSpec:
 
     ``name`` is the function, ``class_name`` the class, ``object_name`` the default name of an
     instance. ``labels`` tells whether y_true has the shape of y_pred or holds class indices.
-    ``example`` is (y_true, y_pred, value) as source text, for one sample.
+    ``arrays`` are what a call may take beside y_true and y_pred. The class takes ``class_options``,
+    the names of all parameters unless told otherwise.
+    ``example`` is (y_true, y_pred, value) as source text, for one sample or, where a call needs a
+    batch, for one whose first loss is the mean.
     """
 
     name: str
@@ -170,10 +181,25 @@ class LossSpec:
     labels: Literal["dense", "integer"] = "dense"
     aliases: tuple[str, ...] = ()
     object_name: str = ""
+    arrays: tuple[ArrayArgument, ...] = ()
+    class_options: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.object_name:
             object.__setattr__(self, "object_name", self.name)
+
+    @property
+    def class_parameters(self) -> tuple[Parameter, ...]:
+        """The parameters of the class, in the order of its constructor."""
+        if self.class_options is None:
+            return self.parameters
+        by_name = {p.name: p for p in self.parameters}
+        return tuple(by_name[name] for name in self.class_options)
+
+    @property
+    def batched(self) -> bool:
+        """Whether a call needs a batch: a loss is then not one of a single sample."""
+        return self.kind in ("pairwise", "sequence")
 
     def bind(self, given: dict[str, Any]) -> dict[str, Any]:
         """All parameters with their checked values, in order; ``given`` overrides the defaults."""
@@ -391,6 +417,54 @@ REGISTRY: tuple[LossSpec, ...] = (
             Parameter("beta", 0.5, "The weight of what y_pred adds.", "float", _number(0)),
             _REGION_AXIS,
         ),
+    ),
+    LossSpec(
+        "circle", "Circle", "pairwise",
+        "Pulls embeddings of equal labels together and pushes the others apart; those that are far "
+        "off weigh more.",
+        "softplus(LSE+ + LSE-), with d = max(1 - p r, 0) for every reference r;\n"
+        "    LSE+ = log(sum(exp(-gamma max(margin + d, 0) (margin - d)))) over equal labels,\n"
+        "    LSE- = log(sum(exp(gamma max(1 + margin - d, 0) (1 - margin - d)))) over others;\n"
+        "    0 without any of either",
+        "Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, 2020; "
+        + _KERAS.format("Circle"),
+        ("[0, 0, 1]", "[[0.8, 0.6], [0.8, -0.6], [1., 0.]]", "80.0"),
+        (
+            Parameter("remove_diagonal", True, "Whether a sample is no positive of itself.", "bool",
+                      _boolean),
+            Parameter("gamma", 80.0, "The scale of the similarities, above 0.", "float",
+                      _number(0, open_ends=True)),
+            Parameter("margin", 0.4, "How far from their optimum similarities are accepted.", "float",
+                      _number()),
+        ),
+        labels="integer",
+        arrays=(
+            ArrayArgument("ref_labels", "The labels of the references, (references,); y_true if not "
+                          "given."),
+            ArrayArgument("ref_embeddings", "What to compare y_pred with, (references, features); "
+                          "y_pred itself if not given."),
+        ),
+        class_options=("gamma", "margin", "remove_diagonal"),
+    ),
+    LossSpec(
+        "ctc", "CTC", "sequence",
+        "Connectionist temporal classification: a label sequence that is not aligned with the "
+        "frames.",
+        "-log(sum over all alignments a of y_true of the product over frames i of\n"
+        "    softmax(p[i])[a[i]]); dropping repeats and then blanks from an alignment gives y_true.\n"
+        "    A label that needs more frames than there are has loss inf and gradient 0",
+        "Graves et al., Connectionist Temporal Classification, 2006; " + _KERAS.format("CTC"),
+        ("[[1]]", "[[[0., 0.], [0., 0.]]]", "0.2876821"),
+        (Parameter("blank", 0, "The class that stands for no label; a negative one counts from the "
+                   "last.", "int", _index),),
+        labels="integer",
+        arrays=(
+            ArrayArgument("label_length", "How many labels of each sample count, (batch,); if not "
+                          "given, as many as are not blank."),
+            ArrayArgument("logit_length", "How many frames of each sample count, (batch,); if not "
+                          "given, all."),
+        ),
+        class_options=(),
     ),
 )  # fmt: skip
 

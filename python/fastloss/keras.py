@@ -12,12 +12,13 @@ from fastloss.tensorflow import fused_loss, in_xla, keras_values, per_sample  # 
 
 import keras
 import tensorflow as tf
-from keras.src.backend import get_keras_mask
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.losses.loss import reduce_weighted_values, scale_loss_for_distribution
 from tensorflow.python.eager import record
 
 from fastloss._build import assign_arguments, class_members, make_function
 from fastloss._evaluate import Plan
+from fastloss._plans import make_plan
 from fastloss._registry import REGISTRY, LossSpec
 
 if keras.backend.backend() != "tensorflow":
@@ -38,7 +39,7 @@ def _as_keras_means(spec: LossSpec, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plan(spec: LossSpec, given: dict[str, Any]) -> Plan:
-    return Plan(spec, _as_keras_means(spec, given), epsilon=keras.config.epsilon())
+    return make_plan(spec, _as_keras_means(spec, given), epsilon=keras.config.epsilon())
 
 
 class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
@@ -47,7 +48,7 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
     spec: ClassVar[LossSpec]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        names = [p.name for p in self.spec.parameters] + ["reduction", "name", "dtype"]
+        names = [p.name for p in self.spec.class_parameters] + ["reduction", "name", "dtype"]
         given = assign_arguments(self.spec, names, args, kwargs)
         super().__init__(
             reduction=given.pop("reduction", "sum_over_batch_size"),
@@ -55,8 +56,8 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
             dtype=given.pop("dtype", None),
         )
         self._parameters = self.spec.bind(given)
-        for parameter, value in self._parameters.items():
-            setattr(self, parameter, value)
+        for parameter in self.spec.class_parameters:
+            setattr(self, parameter.name, self._parameters[parameter.name])
         self._plans: dict[float, Plan] = {}
 
     def _current_plan(self) -> Plan:
@@ -95,10 +96,12 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
         """The losses of the samples."""
         if in_xla():
             return keras_values(self.spec, y_true, y_pred, self._parameters)
-        return per_sample(self._current_plan(), y_true, y_pred)
+        return _marked(self.spec, per_sample(self._current_plan(), y_true, y_pred))
 
     def _fuses_reduction(self, y_pred: Any, sample_weight: Any, mask: Any) -> bool:
         """Whether one kernel call can do what Keras does: weigh, mask and reduce."""
+        if self.spec.kind == "pairwise":  # the mean is over the samples with a loss
+            return False
         if self.reduction in (None, "none") or in_xla() or y_pred.shape.rank is None:
             return False
         rank = y_pred.shape.rank - len(self._current_plan().axes(y_pred.shape.rank))
@@ -113,17 +116,19 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
         return sample_weight is None or not record.should_record_backprop([sample_weight])
 
     def _joint_mask(self, mask: Any, y_true: Any, values: Any) -> Any:
-        """The mask of y_pred and that of the ignored class."""
-        if getattr(self, "ignore_class", None) is None:
+        """The mask of y_pred and that of the values, which leaves out the ignored class."""
+        valid = get_keras_mask(values)
+        if getattr(self, "ignore_class", None) is not None:
+            valid = tf.reshape(y_true != tf.cast(self.ignore_class, y_true.dtype), tf.shape(values))
+        if valid is None:
             return mask
-        valid = tf.reshape(y_true != tf.cast(self.ignore_class, y_true.dtype), tf.shape(values))
         return valid if mask is None else tf.cast(mask, tf.bool) & valid
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument by name."""
         return {
             **super().get_config(),
-            **self._parameters,
+            **{p.name: self._parameters[p.name] for p in self.spec.class_parameters},
             "dtype": self.dtype,
         }
 
@@ -131,9 +136,16 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
 __all__ = ["FusedLoss"]
 
 
-def _per_sample(plan: Plan, y_true: Any, y_pred: Any) -> Any:
+def _marked(spec: LossSpec, values: Any) -> Any:
+    """The values, with the mask that Keras's own function gives them."""
+    if spec.kind == "pairwise":
+        set_keras_mask(values, values > 0)
+    return values
+
+
+def _per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
     current = _plan(plan.spec, plan.parameters)
-    return per_sample(current, y_true, y_pred)
+    return _marked(plan.spec, per_sample(current, y_true, y_pred, **arrays))
 
 
 for _spec in REGISTRY:

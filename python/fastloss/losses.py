@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from fastloss._build import Loss, class_members, get_spec, make_function
-from fastloss._evaluate import Plan, evaluate
+from fastloss._evaluate import Plan
 from fastloss._registry import REGISTRY
 
 __all__ = ["Loss", "get"]
 
 
-def _per_sample(plan: Plan, y_true: Any, y_pred: Any) -> Any:
-    return evaluate(plan, y_true, y_pred, reduction=None)[0]
+def _per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
+    return plan.evaluate(y_true, y_pred, reduction=None, **arrays)[0]
 
 
 for _spec in REGISTRY:

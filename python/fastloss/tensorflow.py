@@ -26,7 +26,8 @@ from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
 
 from fastloss._build import make_function
-from fastloss._evaluate import Array, Plan, evaluate
+from fastloss._evaluate import Array, Plan
+from fastloss._pairwise import PairwisePlan
 from fastloss._registry import REGISTRY, LossSpec
 
 __all__ = [spec.name for spec in REGISTRY]
@@ -40,6 +41,7 @@ def fused_loss(
     reduction: str | None,
     sample_weight: Any = None,
     mask: Any = None,
+    **arrays: Any,
 ) -> Any:
     """The loss as a tensor that TensorFlow differentiates by the compiled gradient.
 
@@ -57,28 +59,20 @@ def fused_loss(
         own_dtype = tf.float32
     if y_true.dtype in (tf.float16, tf.bfloat16):
         y_true = tf.cast(y_true, tf.float32)
-    factors = [tf.convert_to_tensor(x) for x in (sample_weight, mask) if x is not None]
+    more = {"sample_weight": sample_weight, "mask": mask, **arrays}
+    more = {name: tf.convert_to_tensor(x) for name, x in more.items() if x is not None}
+    factors = list(more.values())
     factors = [tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x for x in factors]
     one_pass = reduction not in (None, "none") and record.could_possibly_record()
     value_shape = _value_shape(plan, y_pred.shape) if reduction in (None, "none") else ()
 
-    def compute(wrt: Any, *arrays: Array) -> list[Any]:
+    def compute(wrt: Any, *inputs: Array) -> list[Any]:
         """Value and gradients of arrays (y_true, y_pred, factors ..., upstream if wrt)."""
-        true, pred, *rest = arrays
+        true, pred, *rest = inputs
         upstream: Any = 1.0 if wrt is None or one_pass else rest.pop()
-        weight = rest.pop(0) if sample_weight is not None else None
-        return list(
-            evaluate(
-                plan,
-                true,
-                pred,
-                reduction=reduction,
-                sample_weight=weight,
-                mask=rest.pop(0) if mask is not None else None,
-                upstream=upstream,
-                wrt=wrt,
-            )
-        )
+        given = dict(zip(more, rest, strict=True))
+        call = plan.evaluate(true, pred, reduction=reduction, upstream=upstream, wrt=wrt, **given)
+        return list(call)
 
     def gradient(wrt: str, arrays: list[Any], like: Any) -> Any:
         def one(*x: Array) -> list[Any]:
@@ -102,7 +96,7 @@ def fused_loss(
             )[0]
         # Eager TensorFlow would compute what nobody asks for; a graph prunes it.
         wants_true = (
-            not plan.sparse
+            plan.spec.labels == "dense"
             and y_true.dtype.is_floating
             and (not tf.executing_eagerly() or record.should_record_backprop([y_true]))
         )
@@ -183,25 +177,62 @@ def _warn_of_fallback() -> None:
     )
 
 
-def keras_values(spec: LossSpec, y_true: Any, y_pred: Any, parameters: dict[str, Any]) -> Any:
+def keras_values(
+    spec: LossSpec, y_true: Any, y_pred: Any, parameters: dict[str, Any], **arrays: Any
+) -> Any:
     """The losses of the samples from Keras's own function: what runs under XLA."""
     import keras
 
     function = getattr(keras.losses, spec.name, None)
+    known = {k: v for k, v in parameters.items() if not (k == "smooth" and v is None)}
+    if spec.kind == "sequence" and known.pop("blank") == 0 and not arrays:
+        known = {}  # which is all that Keras's function does
+    elif spec.kind == "sequence":
+        function = None
     if function is None:
         raise NotImplementedError(
             f"fastloss: {spec.name} does not run under XLA; compile with jit_compile=False"
         )
     _warn_of_fallback()
-    known = {k: v for k, v in parameters.items() if not (k == "smooth" and v is None)}
-    return function(y_true, y_pred, **known)
+    return function(y_true, y_pred, **arrays, **known)
 
 
-def per_sample(plan: Plan, y_true: Any, y_pred: Any) -> Any:
+def _similarities(
+    y_true: Any, y_pred: Any, ref_labels: Any = None, ref_embeddings: Any = None,
+    *, remove_diagonal: bool,
+) -> tuple[Any, Any]:  # fmt: skip
+    """What `PairwisePlan.rows` takes, by TensorFlow, which returns its gradient to the embeddings."""
+
+    def full(x: Any) -> Any:
+        x = tf.convert_to_tensor(x)
+        return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
+
+    def integers(x: Any) -> Any:
+        x = tf.reshape(tf.convert_to_tensor(x), [-1])
+        return tf.cast(x, tf.int64) if x.dtype.is_floating else x
+
+    embeddings = full(y_pred)
+    reference = embeddings if ref_embeddings is None else full(ref_embeddings)
+    labels = integers(y_true)
+    others = labels if ref_labels is None else tf.cast(integers(ref_labels), labels.dtype)
+    pairs = tf.cast(labels[:, None] == others, tf.uint8)
+    if remove_diagonal:
+        same = tf.eye(tf.size(labels), tf.size(others), dtype=tf.uint8)
+        pairs *= 1 + same  # as `_pairwise.membership`
+    return pairs, tf.matmul(embeddings, reference, transpose_b=True)
+
+
+def per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
     """One value per sample, by the route that the current trace allows."""
     if in_xla():
-        return keras_values(plan.spec, y_true, y_pred, plan.parameters)
-    return fused_loss(plan, y_true, y_pred, reduction=None)
+        return keras_values(plan.spec, y_true, y_pred, plan.parameters, **arrays)
+    if isinstance(plan, PairwisePlan):
+        y_pred = tf.convert_to_tensor(y_pred)
+        remove_diagonal = plan.parameters["remove_diagonal"]
+        pairs, similarity = _similarities(y_true, y_pred, **arrays, remove_diagonal=remove_diagonal)
+        values = fused_loss(plan.rows, pairs, similarity, reduction=None)
+        return tf.cast(values, y_pred.dtype) if y_pred.dtype.is_floating else values
+    return fused_loss(plan, y_true, y_pred, reduction=None, **arrays)
 
 
 for _spec in REGISTRY:

@@ -1,0 +1,93 @@
+"""Losses of label sequences: connectionist temporal classification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastloss import _core, _evaluate
+from fastloss._evaluate import Array, Plan, Wrt, check_wrt, fit_out, integer_labels, predictions
+from fastloss._samples import Samples
+
+
+class SequencePlan(Plan):
+    """CTC: a label sequence of any length against the frames of a sample."""
+
+    def axes(self, ndim: int) -> list[int]:
+        if ndim != 3:
+            raise ValueError(
+                f"y_pred: expected shape (batch, time, classes), got {ndim} dimensions"
+            )
+        return [1, 2]
+
+    def evaluate(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        *,
+        reduction: str | None,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = 1.0,
+        wrt: Wrt | None = None,
+        out: Array | None = None,
+        label_length: Any = None,
+        logit_length: Any = None,
+    ) -> tuple[Any, Array | None, Array | None]:
+        logits = predictions(y_pred)
+        self.axes(logits.ndim)
+        batch, frames, classes = logits.shape
+        labels = integer_labels(y_true, "y_true")
+        if labels.ndim != 2 or len(labels) != batch:
+            raise ValueError(
+                f"y_true: expected shape ({batch}, labels) for y_pred of shape {logits.shape}, got "
+                f"{labels.shape}"
+            )
+        if wrt is not None:
+            check_wrt(wrt, self, out)
+            if out is not None:
+                fit_out(out, logits.shape, logits.dtype)
+        blank = self._blank(classes)
+        if label_length is None:
+            label_length = np.count_nonzero(labels != blank, axis=1)
+        if logit_length is None:
+            logit_length = np.full(batch, frames)
+        samples = Samples(batch, reduction, sample_weight, mask, upstream)
+        weight = samples.coefficients()
+
+        losses = np.empty(batch, np.float64 if logits.dtype == np.float64 else np.float32)
+        grad = None
+        if wrt is not None:
+            # The kernel reads a frame before it writes its gradient, so the logits will do.
+            in_place = out is not None and (out is logits or not np.may_share_memory(out, logits))
+            grad = out if in_place else np.empty(logits.shape, logits.dtype)
+        _core.run_ctc(
+            labels.astype(np.int64, copy=False),
+            _length(label_length, "label_length", batch),
+            logits,
+            _length(logit_length, "logit_length", batch),
+            blank,
+            weight,
+            weight * samples.upstream,
+            losses,
+            grad,
+            _evaluate._num_threads,
+        )
+        if out is not None and grad is not None and grad is not out:
+            out[...] = grad
+            grad = out
+        return samples.reduce(losses), grad, None
+
+    def _blank(self, classes: int) -> int:
+        blank: int = self.parameters["blank"]
+        if not -classes <= blank < classes:
+            raise ValueError(f"blank: expected a class, in [0, {classes}), got {blank}")
+        return blank % classes
+
+
+def _length(given: Any, argument: str, batch: int) -> Array:
+    length = integer_labels(given, argument)
+    if length.shape != (batch,):
+        raise ValueError(f"{argument}: expected one length per sample, {batch}, got {length.shape}")
+    return length.astype(np.int64, copy=False)
