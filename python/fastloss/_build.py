@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastloss._evaluate import Array, Plan, Wrt, check_reduction
+from fastloss._evaluate import Array, Wrt, check_reduction
 from fastloss._plans import make_plan
 from fastloss._registry import ALIASES, REGISTRY, LossSpec, Parameter
 
@@ -62,7 +62,13 @@ class Loss:
             setattr(self, parameter.name, self._plan.parameters[parameter.name])
 
     def __call__(
-        self, y_true: Any, y_pred: Any, *, sample_weight: Any = None, mask: Any = None, **arrays: Any
+        self,
+        y_true: Any,
+        y_pred: Any,
+        *,
+        sample_weight: Any = None,
+        mask: Any = None,
+        **arrays: Any,
     ) -> Any:
         """The reduced loss.
 
@@ -208,15 +214,14 @@ def _arrays_text(spec: LossSpec) -> str:
     )
 
 
-def _document(
-    spec: LossSpec, parameters: str, returns: str, call: str, *, index: str = ""
-) -> str:
+def _document(spec: LossSpec, parameters: str, returns: str, call: str, *, index: str = "") -> str:
     true, pred, value = spec.example
     raises = (
         "ValueError\n    For shapes that do not fit, labels outside the classes, or an option "
         "outside its range.\nTypeError\n    For a dtype or an option of the wrong type.\n"
     )
-    example = f">>> import fastloss\n>>> print(f'{{{call}({true}, {pred}){index}:#.7g}}')\n{_seven(value)}\n"
+    shown = f"{call}({true}, {pred}){index}"
+    example = f">>> import fastloss\n>>> print(f'{{{shown}:#.7g}}')\n{_seven(value)}\n"
     sections = {
         "Parameters": parameters,
         "Returns": returns,

@@ -82,21 +82,12 @@ class Plan:
         raise NotImplementedError
 
     def evaluate(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        *,
-        reduction: str | None,
-        sample_weight: Any = None,
-        mask: Any = None,
-        upstream: Any = 1.0,
-        wrt: Wrt | None = None,
-        out: Array | None = None,
-        **arrays: Any,
+        self, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any
     ) -> tuple[Any, Array | None, Array | None]:
         """The reduced value (or the values), and the gradients asked for by ``wrt``.
 
-        See ``Loss.value_and_grad`` for the arguments; ``arrays`` are those of ``spec.arrays``.
+        See ``Loss.value_and_grad`` for the arguments: ``reduction``, ``sample_weight``, ``mask``,
+        ``upstream``, ``wrt``, ``out``, and the arrays of the kind of loss.
         """
         raise NotImplementedError
 
@@ -231,7 +222,9 @@ def integer_labels(x: Any, argument: str) -> Array:
     return a.astype(np.int64)
 
 
-def _fit_target(y_true: Array, y_pred: Array, axes: list[int], plan: GridPlan) -> tuple[Array, Array]:
+def _fit_target(
+    y_true: Array, y_pred: Array, axes: list[int], plan: GridPlan
+) -> tuple[Array, Array]:
     """Both arrays with the shapes that the kernels expect.
 
     The only adjustment to dense targets is Keras's: ranks that differ by one, where the last

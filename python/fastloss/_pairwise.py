@@ -110,7 +110,7 @@ def _labels(given: Any, argument: str, n: int) -> Array:
 
 def membership(labels: Array, others: Array, remove_diagonal: bool) -> Array:
     """1 for a pair with equal labels, 0 for another, 2 for a sample paired with itself."""
-    pairs = (labels[:, None] == others).astype(np.uint8)
+    pairs: Array = np.equal(labels[:, None], others).astype(np.uint8)
     if remove_diagonal:
         i = np.arange(min(pairs.shape))
         pairs[i, i] *= 2

@@ -428,19 +428,19 @@ REGISTRY: tuple[LossSpec, ...] = (
         "    0 without any of either",
         "Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, 2020; "
         + _KERAS.format("Circle"),
-        ("[0, 0, 1]", "[[0.8, 0.6], [0.8, -0.6], [1., 0.]]", "80.0"),
+        ("[0, 0, 1]", "[[0.8, 0.6], [0.8, -0.6], [1., 0.]]", "67.072"),
         (
             Parameter("remove_diagonal", True, "Whether a sample is no positive of itself.", "bool",
                       _boolean),
             Parameter("gamma", 80.0, "The scale of the similarities, above 0.", "float",
                       _number(0, open_ends=True)),
-            Parameter("margin", 0.4, "How far from their optimum similarities are accepted.", "float",
+            Parameter("margin", 0.4, "How far from the optimum similarities may be.", "float",
                       _number()),
         ),
         labels="integer",
         arrays=(
-            ArrayArgument("ref_labels", "The labels of the references, (references,); y_true if not "
-                          "given."),
+            ArrayArgument("ref_labels", "The labels of the references, (references,); y_true if "
+                          "not given."),
             ArrayArgument("ref_embeddings", "What to compare y_pred with, (references, features); "
                           "y_pred itself if not given."),
         ),
@@ -451,8 +451,8 @@ REGISTRY: tuple[LossSpec, ...] = (
         "Connectionist temporal classification: a label sequence that is not aligned with the "
         "frames.",
         "-log(sum over all alignments a of y_true of the product over frames i of\n"
-        "    softmax(p[i])[a[i]]); dropping repeats and then blanks from an alignment gives y_true.\n"
-        "    A label that needs more frames than there are has loss inf and gradient 0",
+        "    softmax(p[i])[a[i]]); an alignment without its repeats, then without its blanks, is\n"
+        "    y_true. A label that needs more frames than there are has loss inf and gradient 0",
         "Graves et al., Connectionist Temporal Classification, 2006; " + _KERAS.format("CTC"),
         ("[[1]]", "[[[0., 0.], [0., 0.]]]", "0.2876821"),
         (Parameter("blank", 0, "The class that stands for no label; a negative one counts from the "

@@ -32,7 +32,7 @@ class Samples:
         return fit_weight(real_numbers(given, argument), argument, (n,), (n,), "row")
 
     def coefficients(self, counts: Array | None = None) -> Array:
-        """c in ``sum(c * loss)``, float64; ``counts`` tells which samples the mean is taken over.
+        """The c in ``sum(c * loss)``; ``counts`` tells which samples the mean is taken over.
 
         Without a reduction they are the weights.
         """

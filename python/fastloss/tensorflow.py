@@ -61,8 +61,9 @@ def fused_loss(
         y_true = tf.cast(y_true, tf.float32)
     more = {"sample_weight": sample_weight, "mask": mask, **arrays}
     more = {name: tf.convert_to_tensor(x) for name, x in more.items() if x is not None}
-    factors = list(more.values())
-    factors = [tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x for x in factors]
+    factors = [
+        tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x for x in more.values()
+    ]
     one_pass = reduction not in (None, "none") and record.could_possibly_record()
     value_shape = _value_shape(plan, y_pred.shape) if reduction in (None, "none") else ()
 
@@ -201,7 +202,7 @@ def _similarities(
     y_true: Any, y_pred: Any, ref_labels: Any = None, ref_embeddings: Any = None,
     *, remove_diagonal: bool,
 ) -> tuple[Any, Any]:  # fmt: skip
-    """What `PairwisePlan.rows` takes, by TensorFlow, which returns its gradient to the embeddings."""
+    """What `PairwisePlan.rows` takes, by operations that TensorFlow itself differentiates."""
 
     def full(x: Any) -> Any:
         x = tf.convert_to_tensor(x)
