@@ -420,8 +420,7 @@ REGISTRY: tuple[LossSpec, ...] = (
     ),
     LossSpec(
         "circle", "Circle", "pairwise",
-        "Pulls embeddings of equal labels together and pushes the others apart; those that are far "
-        "off weigh more.",
+        "Pulls embeddings of equal labels together and pushes the others apart.",
         "softplus(LSE+ + LSE-), with d = max(1 - p r, 0) for every reference r;\n"
         "    LSE+ = log(sum(exp(-gamma max(margin + d, 0) (margin - d)))) over equal labels,\n"
         "    LSE- = log(sum(exp(gamma max(1 + margin - d, 0) (1 - margin - d)))) over others;\n"
@@ -448,11 +447,10 @@ REGISTRY: tuple[LossSpec, ...] = (
     ),
     LossSpec(
         "ctc", "CTC", "sequence",
-        "Connectionist temporal classification: a label sequence that is not aligned with the "
-        "frames.",
-        "-log(sum over all alignments a of y_true of the product over frames i of\n"
-        "    softmax(p[i])[a[i]]); an alignment without its repeats, then without its blanks, is\n"
-        "    y_true. A label that needs more frames than there are has loss inf and gradient 0",
+        "Connectionist temporal classification: labels in order, at unknown times. A label that "
+        "needs more frames than there are has loss inf and gradient 0.",
+        "-log(sum over a of the product over i of softmax(p[i])[a[i]]), i being the frames and\n"
+        "    a the sequences of classes that are t when first repeats, then blanks are dropped",
         "Graves et al., Connectionist Temporal Classification, 2006; " + _KERAS.format("CTC"),
         ("[[1]]", "[[[0., 0.], [0., 0.]]]", "0.2876821"),
         (Parameter("blank", 0, "The class that stands for no label; a negative one counts from the "

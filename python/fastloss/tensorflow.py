@@ -195,6 +195,7 @@ def keras_values(
             f"fastloss: {spec.name} does not run under XLA; compile with jit_compile=False"
         )
     _warn_of_fallback()
+    y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
     return function(y_true, y_pred, **arrays, **known)
 
 
