@@ -1,6 +1,7 @@
 #include "cpu/view.h"
 
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 namespace fastloss::cpu {
@@ -42,6 +43,20 @@ void for_each_run(const view& v, std::int64_t first, std::int64_t n, Visit visit
   }
 }
 
+// Conversion to an integer saturates; a NaN becomes the smallest.
+template <class T, class Stored>
+T converted(Stored x) {
+  if constexpr (std::is_same_v<T, std::int64_t> && std::is_floating_point_v<Stored>) {
+    constexpr T low = std::numeric_limits<T>::min(), high = std::numeric_limits<T>::max();
+    return x >= Stored(9.2e18) ? high : (x > Stored(-9.2e18) ? static_cast<T>(x) : low);
+  } else if constexpr (std::is_same_v<T, std::int64_t> && std::is_same_v<Stored, std::uint64_t>) {
+    constexpr Stored high = std::numeric_limits<T>::max();
+    return static_cast<T>(x > high ? high : x);
+  } else {
+    return static_cast<T>(x);
+  }
+}
+
 template <class Stored, class T>
 void gather(const view& v, std::int64_t first, std::int64_t n, T* out) {
   for_each_run(v, first, n,
@@ -49,7 +64,7 @@ void gather(const view& v, std::int64_t first, std::int64_t n, T* out) {
                  for (std::int64_t i = 0; i < count; ++i) {
                    Stored value;  // possibly unaligned
                    std::memcpy(&value, at + i * stride, sizeof value);
-                   out[where + i] = static_cast<T>(value);
+                   out[where + i] = converted<T>(value);
                  }
                });
 }

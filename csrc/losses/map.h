@@ -172,61 +172,70 @@ template <class T>
 struct binary_crossentropy_from_logits : map_loss {
   static constexpr auto name = "binary_crossentropy_from_logits";
   FASTLOSS_HD explicit binary_crossentropy_from_logits(const double*) {}
-  FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
-    math::logistic<T> s(z);
+  static FASTLOSS_HD map_terms<T> terms(T t, T z, const math::logistic<T>& s) {
     T linear = z < 0 ? -t * z : (1 - t) * z;
     return {linear + s.log1p_exp, (1 - t) * s.positive - t * s.negative, -z};
   }
+  FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
+    return terms(t, z, math::logistic<T>(z));
+  }
 };
 
-// [t alpha + (1 - t)(1 - alpha)] m^gamma BCE, m = t (1 - p) + (1 - t) p; the bracket only if
-// balancing
+// What the focal losses multiply a cross-entropy by: c m^gamma, where m = 1 - (probability given to
+// the target) and c = t alpha + (1 - t)(1 - alpha) if balancing, else 1.
+template <class T>
+struct focal_factor {
+  T weight_0, weight_step, gamma;
+  FASTLOSS_HD explicit focal_factor(const double* q)  // apply_class_balancing, alpha, gamma
+      : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
+        weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
+        gamma(T(q[2])) {}
+  // The product; by_pred and by_true are bce times the derivatives of log m.
+  FASTLOSS_HD map_terms<T> times(const map_terms<T>& bce, T t, T m, T by_pred, T by_true) const {
+    T focal = math::pow(m, gamma);
+    T weight = weight_0 + weight_step * t;
+    // A power below one has no finite slope at m = 0; 0 is used there.
+    T dp = m == 0 ? T(0) : times_gamma(by_pred), dt = m == 0 ? T(0) : times_gamma(by_true);
+    return {weight * focal * bce.loss, weight * focal * (dp + bce.d_pred),
+            weight * focal * (dt + bce.d_true) + weight_step * focal * bce.loss};
+  }
+  // Finite, because it meets factors of zero: gamma itself, and m^gamma where it underflows.
+  FASTLOSS_HD T times_gamma(T x) const {
+    constexpr T most = std::numeric_limits<T>::max();
+    return math::clamp(gamma * math::clamp(x, -most, most), -most, most);
+  }
+};
+
 template <class T>
 struct binary_focal_crossentropy : map_loss {
   static constexpr auto name = "binary_focal_crossentropy";
   static constexpr names parameters{"epsilon", "apply_class_balancing", "alpha", "gamma"};
   binary_crossentropy<T> crossentropy;
-  T weight_0, weight_step, gamma;
-  FASTLOSS_HD explicit binary_focal_crossentropy(const double* q)
-      : crossentropy(q),
-        weight_0(q[1] != 0 ? T(1 - q[2]) : T(1)),
-        weight_step(q[1] != 0 ? T(2 * q[2] - 1) : T(0)),
-        gamma(T(q[3])) {}
+  focal_factor<T> focal;
+  FASTLOSS_HD explicit binary_focal_crossentropy(const double* q) : crossentropy(q), focal(q + 1) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    auto bce = crossentropy(t, p);
+    map_terms<T> bce = crossentropy(t, p);
     T m = t * (1 - p) + (1 - t) * p;
-    T focal = math::pow(math::abs(m), gamma);
-    T slope = m == 0 ? T(0) : gamma * focal / m;  // a power below one has no finite slope at 0
-    T weight = weight_0 + weight_step * t;
-    return {weight * focal * bce.loss,
-            weight * (slope * (1 - 2 * t) * bce.loss + focal * bce.d_pred),
-            weight * (slope * (1 - 2 * p) * bce.loss + focal * bce.d_true) +
-                weight_step * focal * bce.loss};
+    T ratio = bce.loss / m;
+    return focal.times(bce, t, math::abs(m), (1 - 2 * t) * ratio, (1 - 2 * p) * ratio);
   }
 };
 
-// The same with p = sigmoid(z), without the clip: no saturation at large logits
+// From logits without the clip: no saturation where a sigmoid rounds to 0 or 1
 template <class T>
 struct binary_focal_crossentropy_from_logits : map_loss {
   static constexpr auto name = "binary_focal_crossentropy_from_logits";
   static constexpr names parameters{"apply_class_balancing", "alpha", "gamma"};
-  T weight_0, weight_step, gamma;
-  FASTLOSS_HD explicit binary_focal_crossentropy_from_logits(const double* q)
-      : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
-        weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
-        gamma(T(q[2])) {}
+  focal_factor<T> focal;
+  FASTLOSS_HD explicit binary_focal_crossentropy_from_logits(const double* q) : focal(q) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::logistic<T> s(z);
-    T bce = (z < 0 ? -t * z : (1 - t) * z) + s.log1p_exp;
+    map_terms<T> bce = binary_crossentropy_from_logits<T>::terms(t, z, s);
     T m = t * s.negative + (1 - t) * s.positive;
-    T focal = math::pow(m, gamma);
-    // The slopes of log m; dm/dz = (1 - 2t) s(z) s(-z) is divided by m before it can overflow.
-    T by_z = m == 0 ? T(0) : (1 - 2 * t) * (s.positive * s.negative / m);
-    T by_t = m == 0 ? T(0) : (s.negative - s.positive) / m;
-    T weight = weight_0 + weight_step * t;
-    return {weight * focal * bce,
-            weight * focal * (gamma * by_z * bce + (1 - t) * s.positive - t * s.negative),
-            weight * focal * (gamma * by_t * bce - z) + weight_step * focal * bce};
+    // dm/dz = (1 - 2 t) s(z) s(-z), and dm/dt = s(-z) - s(z). What could over- or underflow is
+    // divided by m first: s(z) s(-z) / m and bce / m never do together.
+    return focal.times(bce, t, m, (1 - 2 * t) * (s.positive * s.negative / m) * bce.loss,
+                       (s.negative - s.positive) * (bce.loss / m));
   }
 };
 
