@@ -57,9 +57,9 @@ struct request {
   int threads = 1;
 };
 
-// A label outside [0, cols): `row` is its position among the rows.
+// A label that is none; `row` is its position among the rows, what() the rule that it breaks.
 struct label_error : std::runtime_error {
-  label_error(std::int64_t row, const std::string& what) : std::runtime_error(what), row(row) {}
+  label_error(std::int64_t row, const std::string& rule) : std::runtime_error(rule), row(row) {}
   std::int64_t row;
 };
 

@@ -124,12 +124,15 @@ void expect_writable(const py::array& a, dtype type, const char* argument) {
                          py::str(a.dtype()).cast<std::string>());
 }
 
-std::string position(int64_t row, const shape& rows) {
-  if (rows.empty()) return "y_true";
-  std::string out;
-  for (std::size_t d = rows.size(); d-- > 0; row /= rows[d])
-    out = std::to_string(row % rows[d]) + (out.empty() ? "" : ", ") + out;
-  return "y_true[" + out + "]";
+// "y_true[3, 1]: <rule>, got <label>"
+std::string label_message(const py::array& y_true, int64_t row, const std::string& rule) {
+  std::vector<py::ssize_t> index(y_true.ndim());
+  for (std::size_t d = index.size(); d-- > 0; row /= y_true.shape(d)) index[d] = row % y_true.shape(d);
+  std::string where;
+  for (py::ssize_t i : index) where += (where.empty() ? "" : ", ") + std::to_string(i);
+  const py::object label = y_true.attr("item")(py::tuple(py::cast(index)));
+  return "y_true" + (index.empty() ? "" : "[" + where + "]") + ": " + rule + ", got " +
+         py::str(label).cast<std::string>();
 }
 
 double run_arrays(int loss, std::vector<double> parameters, const py::array& y_true,
@@ -204,7 +207,7 @@ double run_arrays(int loss, std::vector<double> parameters, const py::array& y_t
     return run(r);
   } catch (const label_error& e) {
     // The GIL is back: `release` was destroyed before the handler runs.
-    throw py::value_error(position(e.row, g.row_shape()) + ": " + e.what());
+    throw py::value_error(label_message(y_true, e.row, e.what()));
   }
 }
 

@@ -158,7 +158,8 @@ class call {
  private:
   // What the sum of weighted losses is multiplied by.
   double normalization() {
-    if (r_.reduce == reduction::none || r_.reduce == reduction::sum || r_.scalar_value) return 1;
+    if (r_.reduce == reduction::none || r_.reduce == reduction::sum) return 1;
+    if (r_.scalar_value && !weights_.per_element()) return 1;
     if (r_.reduce == reduction::mean_with_sample_weight && !weights_.empty())
       return inverse(total(weights_));
     double count = double(r_.rows);
@@ -203,7 +204,6 @@ class call {
   void check_labels() {
     for (int64_t first = 0; first < r_.rows; first += block) {
       const int64_t n = std::min(block, r_.rows - first);
-      if (is_floating(t_.type)) check_integral(first, n);
       int64_t scratch[block];
       const int64_t* labels = load(t_, first, n, scratch);
       int64_t least = labels[0], most = labels[0];
@@ -211,23 +211,23 @@ class call {
         least = std::min(least, labels[i]);
         most = std::max(most, labels[i]);
       }
-      if (least >= 0 && most < r_.cols) continue;
+      const bool floating = is_floating(t_.type);
+      if (least >= 0 && most < r_.cols && !floating) continue;
       T w[block];
       weights_.rows(first, n, w);
       for (int64_t i = 0; i < n; ++i) {
-        if (labels[i] >= 0 && labels[i] < r_.cols) continue;
         if (w[i] == 0 || (r_.ignore_class && labels[i] == *r_.ignore_class)) continue;
-        throw label_error(first + i, "labels must be in [0, " + std::to_string(r_.cols) +
-                                         "), got " + std::to_string(labels[i]));
+        if (floating && !is_integral(first + i))
+          throw label_error(first + i, "labels must be integers");
+        if (labels[i] < 0 || labels[i] >= r_.cols)
+          throw label_error(first + i, "labels must be in [0, " + std::to_string(r_.cols) + ")");
       }
     }
   }
-  void check_integral(int64_t first, int64_t n) {
-    double scratch[block];
-    const double* labels = load(t_, first, n, scratch);
-    for (int64_t i = 0; i < n; ++i)
-      if (!(std::abs(labels[i]) < 9e15) || labels[i] != std::floor(labels[i]))
-        throw label_error(first + i, "labels must be integers, got " + std::to_string(labels[i]));
+  bool is_integral(int64_t row) const {
+    double scratch;
+    const double label = *load(t_, row, 1, &scratch);
+    return std::isfinite(label) && label == std::floor(label);
   }
 
   bool labels_are_binary() const {

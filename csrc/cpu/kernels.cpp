@@ -58,23 +58,27 @@ void accumulate(const void* functor, const void* stats_, const T* t, one_hot<T> 
   const F f = *static_cast<const F*>(functor);
   const auto stats = *static_cast<const typename F::stats*>(stats_);
   if constexpr (Phase == 0 && F::first_phase_is_max) {
-    T most = T(sums[0]);
+    T most = T(sums[0]), most_b = T(sums[1]);
     split_at_label<F>(
         hot, n,
         [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
-          T m = most;
-#pragma omp simd reduction(max : m)
+          T m = most, m_b = most_b;
+#pragma omp simd reduction(max : m, m_b)
           for (std::int64_t i = begin; i < end; ++i) {
-            T x = f.terms(phase<Phase>{}, target<F>(t, i), p[i], stats).a;
-            m = m < x ? x : m;
+            row_terms<T> r = f.terms(phase<Phase>{}, target<F>(t, i), p[i], stats);
+            m = m < r.a ? r.a : m;
+            m_b = m_b < r.b ? r.b : m_b;
           }
           most = m;
+          most_b = m_b;
         },
         [&](std::int64_t i) __attribute__((always_inline)) {
-          T x = f.terms(phase<Phase>{}, hot.value, p[i], stats).a;
-          most = most < x ? x : most;
+          row_terms<T> r = f.terms(phase<Phase>{}, hot.value, p[i], stats);
+          most = most < r.a ? r.a : most;
+          most_b = most_b < r.b ? r.b : most_b;
         });
     sums[0] = most;
+    sums[1] = most_b;
   } else {
     split_at_label<F>(
         hot, n,

@@ -6,9 +6,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
-
-from fastloss._evaluate import Array, Plan, Wrt, check_reduction, evaluate
+from fastloss._evaluate import (
+    Array,
+    Plan,
+    Wrt,
+    check_reduction,
+    check_wrt,
+    evaluate,
+    predictions,
+)
 from fastloss._registry import ALIASES, REGISTRY, LossSpec
 
 
@@ -139,6 +145,7 @@ class Loss:
         ValueError, TypeError
             As for calling the loss. Nothing is written then.
         """
+        check_wrt(wrt, self._plan, out)
         value, grad_pred, grad_true = evaluate(
             self._plan, y_true, self._cast(y_pred), reduction=self.reduction,
             sample_weight=sample_weight, mask=mask, upstream=upstream, wrt=wrt, out=out,
@@ -148,7 +155,14 @@ class Loss:
         return value, grad_pred if wrt == "y_pred" else grad_true
 
     def _cast(self, y_pred: Any) -> Any:
-        return y_pred if self.dtype is None else np.asarray(y_pred, dtype=self.dtype)
+        return y_pred if self.dtype is None else predictions(y_pred).astype(self.dtype, copy=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_plan"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._plan = Plan(self.spec, {p.name: state[p.name] for p in self.spec.parameters})
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument by name, as plain Python values."""

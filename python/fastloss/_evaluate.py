@@ -167,7 +167,8 @@ def _is_supported_float(dtype: np.dtype[Any]) -> bool:
     return dtype.char in "efd" or dtype.name == "bfloat16"
 
 
-def _predictions(x: Any) -> Array:
+def predictions(x: Any) -> Array:
+    """y_pred as an array of a dtype that the kernels compute in."""
     a = _host_array(x, "y_pred")
     if _is_supported_float(a.dtype):
         return a
@@ -328,13 +329,11 @@ def evaluate(
 
     See ``Loss.value_and_grad`` for the arguments.
     """
-    prediction, target = _predictions(y_pred), _numbers(y_true, "y_true")
+    prediction, target = predictions(y_pred), _numbers(y_true, "y_true")
     x = _fit_operands(plan, target, prediction, sample_weight, mask)
     dtype = prediction.dtype
-    if wrt is not None:
-        _check_wrt(wrt, plan, out)
-        if out is not None:
-            _fit_out(out, prediction.shape, dtype)
+    if out is not None:
+        _fit_out(out, prediction.shape, dtype)
     scale, shift, class_weight = plan.target_transform(x.prediction.shape, x.axes)
 
     # As in Keras, an empty batch of values comes back as it is.
@@ -381,7 +380,7 @@ def evaluate(
     return value, grad_pred, grad_true
 
 
-def _check_wrt(wrt: str, plan: Plan, out: Array | None) -> None:
+def check_wrt(wrt: Any, plan: Plan, out: Array | None) -> None:
     if wrt not in ("y_pred", "y_true", "both"):
         raise ValueError(f"wrt: expected 'y_pred', 'y_true' or 'both', got {wrt!r}")
     if plan.sparse and wrt != "y_pred":

@@ -300,7 +300,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         "mean((1 - p_t)^gamma BCE(t, p)), p_t = t p + (1 - t)(1 - p); "
         "times t alpha + (1 - t)(1 - alpha) if apply_class_balancing",
         f"{_LIN}; " + _KERAS.format("BinaryFocalCrossentropy"),
-        ("[1., 0.]", "[0.75, 0.5]", "0.09563351"),
+        ("[1., 0.]", "[0.75, 0.5]", "0.09563346"),
         (
             Parameter("apply_class_balancing", False, "Whether to weigh by alpha.", "bool", _boolean),
             Parameter("alpha", 0.25, "The weight of class 1; class 0 has 1 - alpha.", "float",
