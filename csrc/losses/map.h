@@ -79,8 +79,8 @@ struct huber : map_loss {
   }
 };
 
-// log(cosh(e)). With w = exp(-|e|): cosh e - 1 = (1 - w)^2 / (2 w), which is exact for small errors;
-// for large ones log cosh e = |e| - log 2 + log1p(w^2).
+// log(cosh(e)). With w = exp(-|e|): cosh e - 1 = (1 - w)^2 / (2 w), which is exact for small
+// errors; for large ones log cosh e = |e| - log 2 + log1p(w^2).
 template <class T>
 struct log_cosh : map_loss {
   static constexpr auto name = "log_cosh";
@@ -157,13 +157,12 @@ struct binary_crossentropy : map_loss {
   static constexpr auto name = "binary_crossentropy";
   static constexpr names parameters{"epsilon"};
   T low, high;
-  FASTLOSS_HD explicit binary_crossentropy(const double* q)
-      : low(T(q[0])), high(T(1) - T(q[0])) {}
+  FASTLOSS_HD explicit binary_crossentropy(const double* q) : low(T(q[0])), high(T(1) - T(q[0])) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
     T log_q = math::log(q), log_1q = math::log1p(-q);
-    return {-(t * log_q + (1 - t) * log_1q),
-            p < low || p > high ? T(0) : (q - t) / (q * (1 - q)), log_1q - log_q};
+    return {-(t * log_q + (1 - t) * log_1q), p < low || p > high ? T(0) : (q - t) / (q * (1 - q)),
+            log_1q - log_q};
   }
 };
 
@@ -176,9 +175,7 @@ struct binary_crossentropy_from_logits : map_loss {
     T linear = z < 0 ? -t * z : (1 - t) * z;
     return {linear + s.log1p_exp, (1 - t) * s.positive - t * s.negative, -z};
   }
-  FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
-    return terms(t, z, math::logistic<T>(z));
-  }
+  FASTLOSS_HD map_terms<T> operator()(T t, T z) const { return terms(t, z, math::logistic<T>(z)); }
 };
 
 // What the focal losses multiply a cross-entropy by: c m^gamma, where m = 1 - (probability given to

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from fastloss._evaluate import (
+    REDUCTIONS,
     Array,
     Plan,
     Wrt,
@@ -179,7 +180,11 @@ class Loss:
 
     def _changed(self) -> set[str]:
         defaults = {p.name: p.default for p in self.spec.parameters}
-        defaults |= {"reduction": "sum_over_batch_size", "name": self.spec.object_name, "dtype": None}
+        defaults |= {
+            "reduction": "sum_over_batch_size",
+            "name": self.spec.object_name,
+            "dtype": None,
+        }
         return {k for k, v in self.get_config().items() if v != defaults[k]}
 
 
@@ -208,7 +213,9 @@ def _document(spec: LossSpec, parameters: str, returns: str, call: str) -> str:
         "ValueError\n    For shapes that do not fit, labels outside the classes, or an option "
         "outside its range.\nTypeError\n    For a dtype or an option of the wrong type.\n"
     )
-    example = f">>> import fastloss\n>>> print(f'{{{call}({true}, {pred}):#.7g}}')\n{_seven(value)}\n"
+    example = (
+        f">>> import fastloss\n>>> print(f'{{{call}({true}, {pred}):#.7g}}')\n{_seven(value)}\n"
+    )
     sections = {
         "Parameters": parameters,
         "Returns": returns,
@@ -265,8 +272,9 @@ def make_function(
 
 def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, Any]:
     """What a class of a loss has beside its base class: the row, the docstring, the signature."""
+    names = ", ".join(repr(r) for r in REDUCTIONS if r is not None)
     common = (
-        'reduction : {"sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None}'
+        f"reduction : {{{names}}} or None"
         "\n    How the losses of the samples become one value.\n"
         f"name : str, default {spec.object_name!r}\n    A name for messages and logs.\n"
         "dtype : str, optional\n    What to cast y_pred to.\n"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,10 @@ from fastloss._evaluate import Array, Plan, evaluate
 from fastloss._registry import REGISTRY, LossSpec
 
 __all__ = [spec.name for spec in REGISTRY]
+
+if TYPE_CHECKING:  # the names are made below, from the registry
+
+    def __getattr__(name: str) -> Any: ...
 
 
 def fused_loss(
@@ -58,7 +62,9 @@ def fused_loss(
     if y_true.dtype in (tf.float16, tf.bfloat16):
         y_true = tf.cast(y_true, tf.float32)
     factors = [tf.convert_to_tensor(x) for x in (sample_weight, mask) if x is not None]
-    factors = [tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x for x in factors]
+    factors = [
+        tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x for x in factors
+    ]
     one_pass = reduction not in (None, "none") and record.could_possibly_record()
     value_shape = _value_shape(plan, y_pred.shape) if reduction in (None, "none") else ()
 
