@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from fastloss._registry import LossSpec
 
 # Two devices, for what distribution strategies do; operations stay on the first unless told.

@@ -6,13 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import fastloss.keras as fk
 from cases import CASES, describe, draw, losses, one_class_is_allowed, resolved
 from fastloss._registry import LossSpec
 from frameworks import (
-    assert_agrees, distributions, keras, modes, quiet_fit, small_model, tf, value_and_gradients,
+    assert_agrees,
+    distributions,
+    keras,
+    modes,
+    quiet_fit,
+    small_model,
+    tf,
+    value_and_gradients,
 )  # fmt: skip
-
-import fastloss.keras as fk
 
 pytestmark = [
     one_class_is_allowed,
@@ -145,9 +152,13 @@ def test_fit_with_a_masking_layer(rng: Any) -> None:
     for module in (fk, keras.losses):
         keras.utils.set_random_seed(3)
         model = keras.Sequential(
-            [keras.Input((6, 3)), keras.layers.Masking(), keras.layers.GRU(4, return_sequences=True),
-             keras.layers.Dense(2)]
-        )  # fmt: skip
+            [
+                keras.Input((6, 3)),
+                keras.layers.Masking(),
+                keras.layers.GRU(4, return_sequences=True),
+                keras.layers.Dense(2),
+            ]
+        )
         model.compile(optimizer="sgd", loss=module.MeanSquaredError())
         curves.append(quiet_fit(model, x, y, epochs=2))
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-5)

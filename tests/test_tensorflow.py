@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import cases, draw, dtypes, one_class_is_allowed, resolved
-from fastloss._registry import BY_NAME, LossSpec
-from frameworks import assert_agrees, distributions, keras, modes, tf, value_and_gradients
 
 import fastloss
 import fastloss.tensorflow as ft
+from cases import cases, draw, dtypes, one_class_is_allowed, resolved
+from fastloss._registry import BY_NAME, LossSpec
+from frameworks import assert_agrees, distributions, keras, modes, tf, value_and_gradients
 
 pytestmark = one_class_is_allowed
 

@@ -218,9 +218,10 @@ class call {
       T w[block];
       weights_.rows(first, n, w);
       for (int64_t i = 0; i < n; ++i) {
-        if (w[i] == 0 || (r_.ignore_class && labels[i] == *r_.ignore_class)) continue;
+        if (w[i] == 0) continue;
         if (floating && !is_integral(first + i))
           throw label_error(first + i, "labels must be integers");
+        if (r_.ignore_class && labels[i] == *r_.ignore_class) continue;
         if (labels[i] < 0 || labels[i] >= r_.cols)
           throw label_error(first + i, "labels must be in [0, " + std::to_string(r_.cols) + ")");
       }

@@ -163,8 +163,7 @@ struct binary_crossentropy : map_loss {
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
     T log_q = b * math::log(q), log_1q = a * math::log1p(-q);
-    // a (1 - t) / (1 - q) - b t / q over a common denominator: for a = b it is (q - t) / (q (1 -
-    // q)).
+    // a (1 - t) / (1 - q) - b t / q over a common denominator, where it does not cancel for a = b.
     T slope = ((q - t) * a + (a - b) * t * (1 - q)) / (q * (1 - q));
     return {-(t * log_q + (1 - t) * log_1q), p < low || p > high ? T(0) : slope, log_1q - log_q};
   }

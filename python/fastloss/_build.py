@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from fastloss._evaluate import (
+    REDUCTIONS,
     Array,
     Plan,
     Wrt,
@@ -276,8 +277,9 @@ def make_function(
 
 def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, Any]:
     """What a class of a loss has beside its base class: the row, the docstring, the signature."""
+    names = ", ".join(repr(r) for r in REDUCTIONS if r is not None)
     common = (
-        'reduction : {"sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None}'
+        f"reduction : {{{names}}} or None"
         "\n    How the losses of the samples become one value.\n"
         f"name : str, default {spec.object_name!r}\n    A name for messages and logs.\n"
         "dtype : str, optional\n    What to cast y_pred to.\n"

@@ -155,8 +155,8 @@ class Plan:
 def _host_array(x: Any, argument: str) -> Array:
     if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
         raise TypeError(
-            f"{argument}: expected a NumPy array or a sequence, got a GPU array, which this version "
-            "does not support"
+            f"{argument}: expected a NumPy array or a sequence, got a GPU array, which this "
+            "version does not support"
         )
     a = np.asarray(x)
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))

@@ -185,7 +185,7 @@ class LossSpec:
         if unknown:
             names = ", ".join(p.name for p in self.parameters) or "none"
             raise TypeError(
-                f"{sorted(unknown)[0]}: not a parameter of {self.name}, whose parameters are: {names}"
+                f"{min(unknown)}: not a parameter of {self.name}, whose parameters are: {names}"
             )
         return {p.name: p.check(p.name, given.get(p.name, p.default)) for p in self.parameters}
 
@@ -270,7 +270,8 @@ REGISTRY: tuple[LossSpec, ...] = (
         "kl_divergence", "KLDivergence", "map",
         "The Kullback-Leibler divergence of y_pred from y_true.",
         "sum(t log(t / p)), t and p clipped to [1e-7, 1]",
-        "Kullback and Leibler, On Information and Sufficiency, 1951; " + _KERAS.format("KLDivergence"),
+        "Kullback and Leibler, On Information and Sufficiency, 1951; "
+        + _KERAS.format("KLDivergence"),
         ("[0.5, 0.5]", "[0.25, 0.75]", "0.1438410"),
         aliases=("kld", "KLD", "kullback_leibler_divergence"),
     ),
@@ -306,7 +307,8 @@ REGISTRY: tuple[LossSpec, ...] = (
         f"{_LIN}; " + _KERAS.format("BinaryFocalCrossentropy"),
         ("[1., 0.]", "[0.75, 0.5]", "0.09563346"),
         (
-            Parameter("apply_class_balancing", False, "Whether to weigh by alpha.", "bool", _boolean),
+            Parameter("apply_class_balancing", False, "Whether to weigh by alpha.", "bool",
+                      _boolean),
             Parameter("alpha", 0.25, "The weight of class 1; class 0 has 1 - alpha.", "float",
                       _number(0, 1)),
             _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS, _BINARY_CLASS_WEIGHT, _POS_WEIGHT,
@@ -387,7 +389,8 @@ REGISTRY: tuple[LossSpec, ...] = (
         "tversky", "Tversky", "region",
         "Dice with separate weights for what is missed and what is added.",
         "1 - I / (I + alpha sum(t (1 - p)) + beta sum(p (1 - t)) + 1e-7), I = sum(t p)",
-        "Salehi et al., Tversky Loss Function for Image Segmentation, 2017; " + _KERAS.format("Tversky"),
+        "Salehi et al., Tversky Loss Function for Image Segmentation, 2017; "
+        + _KERAS.format("Tversky"),
         ("[1., 0.]", "[0.5, 0.5]", "0.5"),
         (
             Parameter("alpha", 0.5, "The weight of what y_true has and y_pred misses.", "float",

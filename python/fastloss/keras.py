@@ -5,7 +5,7 @@ Use them in ``model.compile(loss=fastloss.keras.Huber())``. The Keras backend mu
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 # First, because it says clearly what to install when TensorFlow is missing.
 from fastloss.tensorflow import fused_loss, in_xla, keras_values, per_sample  # isort: skip
@@ -67,6 +67,7 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
         return self._plans[epsilon]
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The reduced loss, weighted as Keras does."""
         mask = get_keras_mask(y_pred)
         with keras.name_scope(self.name):
             y_pred = keras.ops.convert_to_tensor(y_pred, dtype=self.dtype)
@@ -126,6 +127,11 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
             **self._parameters,
             "dtype": self.dtype,
         }
+
+
+if TYPE_CHECKING:  # the names are made below, from the registry
+
+    def __getattr__(name: str) -> Any: ...
 
 
 __all__ = ["FusedLoss"]

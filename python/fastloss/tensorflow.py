@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,10 @@ from fastloss._evaluate import Array, Plan, evaluate
 from fastloss._registry import REGISTRY, LossSpec
 
 __all__ = [spec.name for spec in REGISTRY]
+
+if TYPE_CHECKING:  # the names are made below, from the registry
+
+    def __getattr__(name: str) -> Any: ...
 
 
 def fused_loss(

@@ -1,0 +1,87 @@
+"""The Python registry, the compiled kernels, the oracle and the public names agree."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import fastloss
+import fastloss.losses
+import oracle
+from cases import losses
+from fastloss import _core
+from fastloss._registry import ALIASES, REGISTRY, LossSpec
+
+KERNELS = {name: (kind, sparse, names) for name, kind, sparse, names in _core.losses()}
+
+
+def kernels_of(spec: LossSpec) -> list[str]:
+    has_logits = any(p.name == "from_logits" for p in spec.parameters)
+    return [spec.name, *([f"{spec.name}_from_logits"] if has_logits else [])]
+
+
+@losses
+def test_every_row_has_its_kernels(spec: LossSpec) -> None:
+    for name in kernels_of(spec):
+        kind, sparse, parameters = KERNELS[name]
+        assert kind == spec.kind
+        assert sparse == (spec.labels == "integer")
+        assert set(parameters) <= {"epsilon"} | {p.name for p in spec.parameters}
+
+
+def test_every_kernel_belongs_to_a_row() -> None:
+    assert sorted(KERNELS) == sorted(name for spec in REGISTRY for name in kernels_of(spec))
+    assert len(KERNELS) == len(_core.losses())
+
+
+@losses
+def test_every_row_has_an_oracle_of_its_kind(spec: LossSpec) -> None:
+    assert (spec.name in oracle.ELEMENTS) == (spec.kind == "map")
+    assert (spec.name in oracle.ROWS) == (spec.kind != "map")
+
+
+@losses
+def test_function_and_class_are_public(spec: LossSpec) -> None:
+    for name in (spec.name, spec.class_name):
+        assert name in fastloss.losses.__all__
+        assert name in fastloss.__all__
+        assert getattr(fastloss, name) is getattr(fastloss.losses, name)
+
+
+def test_names_are_unique() -> None:
+    for names in ([s.name for s in REGISTRY], [s.class_name for s in REGISTRY]):
+        assert len(set(names)) == len(names)
+    claims = [a for s in REGISTRY for a in (s.name, s.class_name, *s.aliases)]
+    assert len(set(claims)) == len(claims) == len(ALIASES)
+
+
+@losses
+def test_signatures_list_the_parameters_and_their_defaults(spec: LossSpec) -> None:
+    options = {p.name: p.default for p in spec.parameters}
+    of_function = inspect.signature(getattr(fastloss, spec.name)).parameters
+    assert list(of_function) == ["y_true", "y_pred", *options]
+    of_class = inspect.signature(getattr(fastloss, spec.class_name)).parameters
+    assert list(of_class) == [*options, "reduction", "name", "dtype"]
+    for name, default in options.items():
+        assert of_function[name].default == of_class[name].default == default
+
+
+@losses
+def test_docstring_names_every_parameter_its_formula_and_its_source(spec: LossSpec) -> None:
+    for owner in (getattr(fastloss, spec.name), getattr(fastloss, spec.class_name)):
+        text = inspect.getdoc(owner)
+        assert text is not None
+        assert spec.summary in text
+        assert spec.formula in text
+        assert spec.source in text
+        for parameter in spec.parameters:
+            assert f"\n{parameter.name} : " in text
+
+
+@pytest.mark.parametrize("name", [n for n in fastloss.__all__ if n.islower()])
+def test_public_functions_can_be_imported_by_their_qualified_name(name: str) -> None:
+    found = getattr(fastloss, name)
+    module = inspect.getmodule(found)
+    assert module is not None
+    assert getattr(module, found.__qualname__) is found
