@@ -19,6 +19,8 @@ VARIANTS: dict[str, list[Options]] = {
         {"from_logits": True},
         {"label_smoothing": 0.2},
         {"from_logits": True, "label_smoothing": 1.0},
+        {"class_weight": (0.5, 3.0), "label_smoothing": 0.1},
+        {"from_logits": True, "class_weight": (0.5, 3.0), "pos_weight": 0.25},
     ],
     "binary_focal_crossentropy": [
         {"gamma": 0.0},
@@ -27,11 +29,15 @@ VARIANTS: dict[str, list[Options]] = {
         {"gamma": 0.5, "from_logits": True, "label_smoothing": 0.1},
         {"apply_class_balancing": True, "alpha": 0.8, "label_smoothing": 0.2},
         {"apply_class_balancing": True, "from_logits": True},
+        {"class_weight": (0.5, 3.0)},
+        {"from_logits": True, "pos_weight": 4.0, "apply_class_balancing": True},
     ],
     "categorical_crossentropy": [
         {"from_logits": True},
         {"label_smoothing": 0.2},
         {"from_logits": True, "label_smoothing": 0.3},
+        {"class_weight": "per class", "label_smoothing": 0.1},
+        {"class_weight": "per class", "from_logits": True},
     ],
     "categorical_focal_crossentropy": [
         {"gamma": 0.0, "alpha": 1.5},
@@ -40,13 +46,19 @@ VARIANTS: dict[str, list[Options]] = {
         {"from_logits": True, "label_smoothing": 0.2, "gamma": 2.5},
         {"alpha": "per class", "label_smoothing": 0.1},
         {"alpha": "per class", "from_logits": True},
+        {"alpha": "per class", "class_weight": "per class", "from_logits": True},
     ],
     "sparse_categorical_crossentropy": [
         {"from_logits": True},
         {"ignore_class": 0},
         {"ignore_class": -1, "from_logits": True},
+        {"class_weight": "per class", "ignore_class": 0},
+        {"class_weight": "per class", "from_logits": True},
     ],
-    "categorical_generalized_cross_entropy": [{"q": 0.1}, {"q": 0.9}],
+    "categorical_generalized_cross_entropy": [
+        {"q": 0.1},
+        {"q": 0.9, "class_weight": "per class"},
+    ],
     "dice": [{"axis": -1}, {"smooth": 1.0}],
     "iou": [{"axis": -1, "smooth": 0.25}],
     "tversky": [{"alpha": 0.2, "beta": 1.5}, {"axis": -1}],
@@ -115,10 +127,15 @@ def value_shape(spec: LossSpec, options: Options, shape: tuple[int, ...]) -> tup
 
 def resolved(spec: LossSpec, options: Options, shape: tuple[int, ...]) -> Options:
     """Options with what depends on the shape filled in; weights of classes are exact in float32."""
-    if options.get("alpha") != "per class":
+    per_class = [name for name, value in options.items() if value == "per class"]
+    if not per_class:
         return options
     (axis,) = loss_axes(spec, options, len(shape))
-    return options | {"alpha": tuple(0.125 + 0.0625 * (k % 17) for k in range(shape[axis]))}
+    step = {"alpha": 0.0625, "class_weight": 0.25}
+    numbers = {
+        name: tuple(0.125 + step[name] * (k % 17) for k in range(shape[axis])) for name in per_class
+    }
+    return options | numbers
 
 
 def draw(

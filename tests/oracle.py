@@ -72,6 +72,11 @@ def smoothed(t: Array, options: Options, classes: int) -> Array:
     return t * (1 - share) + share / classes
 
 
+def class_weights(options: Options) -> Any:
+    weights = options.get("class_weight")
+    return np.longdouble(1) if weights is None else np.asarray(weights, np.longdouble)
+
+
 # ---- Losses of one element; a row is their mean, or their sum for those in SUMMED ----
 
 
@@ -130,10 +135,12 @@ def poisson(t: Array, p: Array, limits: Limits, _: Options) -> Array:
 
 def binary_crossentropy(t: Array, p: Array, limits: Limits, options: Options) -> Array:
     t = smoothed(t, options, 2)
+    negative, positive = class_weights(options) * np.ones(2, np.longdouble)
+    positive = positive * np.longdouble(options["pos_weight"])
     if options["from_logits"]:
-        return (1 - t) * softplus(p) + t * softplus(-p)
+        return negative * (1 - t) * softplus(p) + positive * t * softplus(-p)
     q = clip(p, limits.low, limits.high)
-    return -t * np.log(q) - (1 - t) * np.log(1 - q)
+    return -positive * t * np.log(q) - negative * (1 - t) * np.log(1 - q)
 
 
 def binary_focal_crossentropy(t: Array, p: Array, limits: Limits, options: Options) -> Array:
@@ -168,12 +175,12 @@ def distribution(p: Array, limits: Limits, options: Options) -> tuple[Array, Arr
 
 def categorical_crossentropy(t: Array, p: Array, limits: Limits, options: Options) -> Array:
     _, _, log_q = distribution(p, limits, options)
-    return -total(smoothed(t, options, p.shape[-1]) * log_q)
+    return -total(class_weights(options) * smoothed(t, options, p.shape[-1]) * log_q)
 
 
 def categorical_focal_crossentropy(t: Array, p: Array, limits: Limits, options: Options) -> Array:
     _, complement, log_q = distribution(p, limits, options)
-    alpha = np.asarray(options["alpha"], np.longdouble)
+    alpha = np.asarray(options["alpha"], np.longdouble) * class_weights(options)
     t = smoothed(t, options, p.shape[-1])
     return -total(alpha * power(complement, options["gamma"]) * t * log_q)
 
@@ -184,12 +191,12 @@ def sparse_categorical_crossentropy(t: Array, p: Array, limits: Limits, options:
     else:  # clipped first, then normalized: the order of the dense loss the other way round
         q = clip(p, limits.low, limits.high)
         log_q = np.log(q / total(q)[..., None])
-    return -total(t * log_q)
+    return -total(class_weights(options) * t * log_q)
 
 
 def categorical_generalized_cross_entropy(t: Array, p: Array, _: Limits, options: Options) -> Array:
     q = np.longdouble(options["q"])
-    return (1 - total(t * p) ** q) / q
+    return total(class_weights(options) * t) * (1 - total(t * p) ** q) / q
 
 
 def categorical_hinge(t: Array, p: Array, _: Limits, __: Options) -> Array:

@@ -20,8 +20,10 @@ def every_option(spec: LossSpec) -> list[dict[str, Any]]:
     away: dict[str, Any] = {
         "delta": 2.5, "axis": 0, "from_logits": True, "label_smoothing": 0.25, "gamma": 3.5,
         "alpha": 0.75, "beta": 1.25, "apply_class_balancing": True, "smooth": 2.0, "q": 0.3,
-        "ignore_class": -1,
+        "ignore_class": -1, "class_weight": (0.5, 2.0, 1.5), "pos_weight": 3.0,
     }  # fmt: skip
+    if spec.kind == "map":
+        away["class_weight"] = (0.5, 2.0)
     changed = {p.name: away[p.name] for p in spec.parameters}
     assert all(changed[p.name] != p.default for p in spec.parameters)
     return [*(resolved(spec, v, (3, 3)) for v in variants(spec)), changed]

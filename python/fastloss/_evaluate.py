@@ -79,12 +79,10 @@ class Plan:
         kernel = spec.name + ("_from_logits" if p.get("from_logits") else "")
         self.kernel, names = _KERNELS[kernel]
         weights = p.get("class_weight")
-        known = {
-            "epsilon": epsilon,
-            "negative_weight": weights[0] if weights else 1.0,
-            "positive_weight": p.get("pos_weight", 1.0) * (weights[1] if weights else 1.0),
-            **p,
-        }
+        known = {"epsilon": epsilon, **p}
+        if "pos_weight" in p:  # a binary loss
+            known["negative_weight"], positive = weights or (1.0, 1.0)
+            known["positive_weight"] = positive * p["pos_weight"]
         self.kernel_parameters = [np.nan if known[n] is None else float(known[n]) for n in names]
         self.sparse = spec.labels == "integer"
         self.smoothing: float = p.get("label_smoothing", 0.0)

@@ -83,7 +83,7 @@ def _axes(name: str, value: Any) -> int | tuple[int, ...] | None:
 def _numbers(name: str, value: Any, count: int | None = None) -> tuple[float, ...]:
     array = np.asarray(value)
     fits = array.ndim == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all()
-    if not fits or array.size not in (count or array.size,):
+    if not fits or array.size == 0 or count not in (None, array.size):
         expected = "one finite number per class" + (f", {count} in all" if count else "")
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return tuple(float(a) for a in array)
