@@ -68,7 +68,9 @@ SMALL_SHAPES = [(1,), (3,), (1, 1), (7, 1), (423,), (3, 423), (5, 3, 17), (2, 4,
 
 # Kernels get blocks of 2048 elements, small calls run on one thread, and rows of more than 65536
 # columns are split between threads.
-LARGE_SHAPES = [(3, 32000), (70000, 2), (257, 1000), (2, 70001)]
+LARGE_SHAPES = [
+    (3, 2048), (2, 2049), (5, 4096), (3, 32000), (70000, 2), (257, 1000), (2, 70001),
+]  # fmt: skip
 
 # Relative errors, against the size of the exact result and of its neighbours (see assert_close).
 # A float has a unit roundoff of 6e-8; losses and slopes take some ten roundings, each of which may

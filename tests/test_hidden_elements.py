@@ -57,6 +57,35 @@ def test_zero_element_weight_hides_nan_and_infinity(
         assert gradient[weight == 1].any()
 
 
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "mean_with_sample_weight", None])
+@losses
+def test_mask_hides_what_the_weight_is(
+    spec: LossSpec, reduction: Any, bad: float, rng: Any
+) -> None:
+    t, p = draw(spec, by_sample(spec), (4, 3), np.float64, rng)
+    loss = make(spec, by_sample(spec), reduction=reduction)
+    mask = np.array([True, False, True, True])
+    clean = loss.value_and_grad(t, p, sample_weight=np.array([1.0, 1, 2, 3]), mask=mask)
+    by_row = np.array([1.0, bad, 2, 3])
+    by_element = np.repeat(by_row[:, None], 3, axis=1)
+    for weight in (by_row, by_element) if spec.kind == "map" else (by_row,):
+        value, gradient = loss.value_and_grad(t, p, sample_weight=weight, mask=mask)
+        np.testing.assert_allclose(value, clean[0], rtol=1e-15)
+        np.testing.assert_allclose(gradient, clean[1], rtol=1e-15)
+
+
+@pytest.mark.parametrize("bad", BAD)
+@losses
+def test_zero_weight_hides_what_the_upstream_is(spec: LossSpec, bad: float, rng: Any) -> None:
+    t, p = draw(spec, by_sample(spec), (4, 3), np.float64, rng)
+    loss = make(spec, by_sample(spec), reduction=None)
+    upstream = np.array([1.0, bad, 2.0, 3.0])
+    gradient = loss.value_and_grad(t, p, sample_weight=[1, 0, 1, 1], upstream=upstream)[1]
+    assert not gradient[1].any()
+    assert np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "mean_with_sample_weight", None])
 def test_ignored_class_hides_nan(reduction: Any) -> None:
     p = np.array([[0.5, 0.5], [np.nan, np.inf], [0.25, 0.75]])

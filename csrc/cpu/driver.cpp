@@ -337,7 +337,8 @@ class call {
     for (int64_t r = 0; r < at.rows; ++r)
       for (int64_t j = 0; j < at.cols; ++j) {
         const int64_t i = r * at.cols + j;
-        out[i] = scale * upstream[r] * (w ? w[i] : T(1));
+        const T weight = w ? w[i] : T(1);
+        out[i] = weight == 0 ? T(0) : scale * upstream[r] * weight;
       }
   }
 
