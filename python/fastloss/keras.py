@@ -46,11 +46,13 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
 
     spec: ClassVar[LossSpec]
     _options: ClassVar[dict[str, Any]]
+    _in_config: ClassVar[set[str]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = assign_arguments(self.spec, list(self._options), args, kwargs)
         common = {k: given.pop(k, self._options[k]) for k in ("reduction", "name", "dtype")}
         super().__init__(**common)
+        self._given_dtype = None if common["dtype"] is None else self.dtype
         self._parameters = self.spec.bind(given)
         for parameter, value in self._parameters.items():
             setattr(self, parameter, value)
@@ -70,12 +72,13 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
         return loss_values(self.spec, self._parameters, y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument by name."""
-        return {
-            **super().get_config(),
-            **self._parameters,
-            "dtype": self.dtype,
-        }
+        """The constructor's arguments by name: Keras's config, and what else is not the default.
+
+        So Keras's own class understands it as far as it has the parameters.
+        """
+        own = {**self._parameters, "dtype": self._given_dtype}
+        changed = {k: v for k, v in own.items() if k in self._in_config or v != self._options[k]}
+        return {**super().get_config(), **changed}
 
 
 def _function(spec: LossSpec) -> Callable[..., Any]:
@@ -91,6 +94,8 @@ def _function(spec: LossSpec) -> Callable[..., Any]:
 def _class(spec: LossSpec) -> type[FusedLoss]:
     members = class_members(spec, __name__)
     members["_options"] = options = _options(spec)
+    theirs = getattr(keras.losses, spec.class_name, None)
+    members["_in_config"] = set(theirs().get_config() if theirs else options)
     members["__signature__"] = members["__signature__"].replace(
         parameters=[members["__signature__"].parameters[name] for name in options]
     )
