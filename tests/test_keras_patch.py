@@ -199,13 +199,13 @@ def test_calls_in_other_threads_meet_one_loss_or_the_other(rng: Any) -> None:
     done = threading.Event()
 
     def call() -> None:
-        while not done.is_set():
-            try:
+        try:
+            while not done.is_set():
                 value = float(loss(t, p)) + float(tf.reduce_mean(early_huber(t, p, delta=0.5)))
                 if abs(value - 2 * expected) > 1e-5:
                     wrong.append(value)
-            except Exception as error:
-                wrong.append(error)
+        except Exception as error:
+            wrong.append(error)
 
     threads = [threading.Thread(target=call) for _ in range(3)]
     for thread in threads:
@@ -225,9 +225,7 @@ def test_xla_gets_the_code_of_keras(rng: Any) -> None:
     with fk.patch():
         for loss in (keras.losses.huber, keras.losses.Huber()):
             value = tf.function(loss, jit_compile=True)(tf.constant(t), tf.constant(p))
-            np.testing.assert_allclose(
-                np.mean(value), np.mean(ORIGINAL["huber"](t, p)), rtol=1e-6
-            )
+            np.testing.assert_allclose(np.mean(value), np.mean(ORIGINAL["huber"](t, p)), rtol=1e-6)
 
 
 def test_symbolic_tensors_get_the_code_of_keras(rng: Any) -> None:

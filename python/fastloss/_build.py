@@ -254,6 +254,21 @@ def make_function(
     return function
 
 
+class ConstructorSignature:
+    """The ``__signature__`` of a class, which its instances do not have.
+
+    They are callable too, with the signature of ``__call__``, and tf.function asks for theirs.
+    """
+
+    def __init__(self, signature: inspect.Signature) -> None:
+        self._signature = signature
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return self._signature
+
+
 def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, Any]:
     """What a class of a loss has beside its base class: the row, the docstring, the signature."""
     common = (
@@ -271,7 +286,7 @@ def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, A
         "spec": spec,
         "__doc__": _document(spec, _parameter_lines(spec) + common, "", example),
         "__module__": module,
-        "__signature__": signature,
+        "__signature__": ConstructorSignature(signature),
     }
 
 

@@ -61,7 +61,7 @@ def _as_keras_means(spec: LossSpec, given: dict[str, Any]) -> dict[str, Any]:
 
 def _new_plan(spec: LossSpec, given: dict[str, Any], epsilon: float) -> Plan:
     plan = Plan(spec, _as_keras_means(spec, given), epsilon=epsilon)
-    plan.warns_of_one_class = False  # as Keras, `_operands` warns where the loss is traced
+    plan.warns_of_one_class = False  # as Keras, `_warn_of_one_class` warns where the loss is traced
     return plan
 
 
@@ -82,6 +82,8 @@ def _plan(spec: LossSpec, given: dict[str, Any]) -> Plan:
 def _tensors(spec: LossSpec, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     """Both as tensors of the dtypes that Keras computes in, except that integers stay integers."""
     y_pred = keras.ops.convert_to_tensor(y_pred)
+    if spec.name == "mean_squared_logarithmic_error" and y_pred.dtype in (tf.float16, tf.bfloat16):
+        y_pred = tf.cast(y_pred, tf.float32)  # as Keras, whose epsilon is a float32 here alone
     if spec.labels == "integer":
         y_true = keras.ops.convert_to_tensor(y_true)
         if y_true.dtype.is_floating:
@@ -107,11 +109,14 @@ def _check_shapes(spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: An
         axis = given.get("axis", -1)
         if axis not in (-1, p.rank - 1):
             raise ValueError(f"axis: Only axis=-1 is currently supported. Received: axis={axis}")
-    if spec.name in _WARNS_OF_ONE_CLASS and p[-1] == 1:
+
+
+def _warn_of_one_class(spec: LossSpec, y_pred: Any) -> None:
+    if spec.name in _WARNS_OF_ONE_CLASS and y_pred.shape.rank and y_pred.shape[-1] == 1:
         warnings.warn(
             f"In loss {spec.name}, expected y_pred.shape to be (batch_size, num_classes) with "
-            f"num_classes > 1. Received: y_pred.shape={p}. Consider using 'binary_crossentropy' if "
-            "you only have 2 classes.",
+            f"num_classes > 1. Received: y_pred.shape={y_pred.shape}. Consider using "
+            "'binary_crossentropy' if you only have 2 classes.",
             SyntaxWarning,
             stacklevel=4,
         )
@@ -146,10 +151,10 @@ def _operands(
     y_true, y_pred = _tensors(spec, y_true, y_pred)
     if y_true.shape.rank is None or y_pred.shape.rank is None:
         return _plan(spec, given), y_true, y_pred  # the kernels look at run time
-    if y_pred.shape.rank == 0:
-        return None
     if spec.name in _RANK_RULE:
         y_true, y_pred = squeeze_or_expand_to_same_rank(y_true, y_pred)
+    if y_pred.shape.rank == 0:
+        return None
     _check_shapes(spec, given, y_true, y_pred)
     if spec.labels == "dense" and spec.name not in _SAME_SHAPE | _SUMS_BEFORE_BROADCASTING:
         y_true, y_pred = _broadcast(y_true, y_pred)
@@ -161,7 +166,10 @@ def _operands(
         activation = _ACTIVATION[spec.name]
         y_pred, from_logits = _get_logits(y_pred, from_logits, activation, spec.name)
         given = {**given, "from_logits": from_logits}
-    return _plan(spec, given), y_true, y_pred
+    plan = _plan(spec, given)
+    if any(y_pred.shape[axis] == 0 for axis in plan.axes(y_pred.shape.rank)):
+        return None  # our kernels refuse it; Keras has a NaN, a zero or a one for it
+    return plan, y_true, y_pred
 
 
 def loss_values(spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any) -> Any:
@@ -171,6 +179,7 @@ def loss_values(spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any)
         own = keras_values if in_xla() else compute
         return own(spec, y_true, y_pred, given)
     plan, y_true, y_pred = operands
+    _warn_of_one_class(spec, y_pred)
     values = fused_loss(plan, y_true, y_pred, reduction=None)
     if plan.ignore_class is not None:
         valid = y_true != tf.cast(plan.ignore_class, y_true.dtype)
@@ -200,9 +209,11 @@ def call_loss(
         if not keras.tree.is_nested(y_true) and not keras.tree.is_nested(y_pred):
             operands = _operands(spec, given, *_same_rank(y_true, y_pred))
         if operands is not None and _fuses(*operands[::2], loss.reduction, sample_weight, mask):
+            _warn_of_one_class(spec, y_pred)
             value = fused_loss(
                 *operands, reduction=loss.reduction, sample_weight=sample_weight, mask=mask
             )
+            value = tf.cast(value, loss.dtype)
             if loss.reduction in (None, "none", "sum"):
                 return value
             return scale_loss_for_distribution(value)

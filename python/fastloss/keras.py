@@ -18,7 +18,7 @@ import keras
 import keras.src.losses as keras_losses
 from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 
-from fastloss._build import assign_arguments, class_members, make_function
+from fastloss._build import ConstructorSignature, assign_arguments, class_members, make_function
 from fastloss._keras_call import call_loss, loss_values
 from fastloss._keras_patch import patch, unpatch
 from fastloss._registry import ALIASES, REGISTRY, LossSpec
@@ -96,9 +96,9 @@ def _class(spec: LossSpec) -> type[FusedLoss]:
     members["_options"] = options = _options(spec)
     theirs = getattr(keras.losses, spec.class_name, None)
     members["_in_config"] = set(theirs().get_config() if theirs else options)
-    members["__signature__"] = members["__signature__"].replace(
-        parameters=[members["__signature__"].parameters[name] for name in options]
-    )
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind, default=value) for name, value in options.items()]
+    members["__signature__"] = ConstructorSignature(inspect.Signature(parameters))
     return type(spec.class_name, (FusedLoss,), members)
 
 
