@@ -50,6 +50,10 @@ def outcome(loss: Any, mode: Any, *arguments: Any) -> list[Any] | Exception:
     return [value.numpy(), *(None if g is None else g.numpy() for g in gradients)]
 
 
+def eagerly(loss: Any) -> Any:
+    return loss
+
+
 def attempt(loss: Any, *arguments: Any) -> list[Any] | Exception:
     """[value], or the error."""
     try:
@@ -134,10 +138,12 @@ def test_unknown_rank(spec: LossSpec, rng: Any) -> None:
     assert not difference(traced, outcome(loss, lambda f: f, t, p))
 
 
-@losses_of_keras
+# A batch without samples has no region.
+WITH_SAMPLES = [spec for spec in IN_KERAS if spec.kind != "region"]
+
+
+@pytest.mark.parametrize("spec", WITH_SAMPLES, ids=lambda s: s.name)
 def test_empty_batch_of_a_trace_is_zero(spec: LossSpec) -> None:
-    if spec.kind == "region":
-        pytest.skip("a batch without samples has no region")
     t = np.zeros((0,), "i4") if spec.labels == "integer" else np.zeros((0, 3), "f4")
     unknown = [tf.TensorSpec([None, *t.shape[1:]], t.dtype), tf.TensorSpec([None, 3], tf.float32)]
     results = [
@@ -185,9 +191,13 @@ def product_size(weight: tuple[int, ...], values: tuple[int, ...]) -> int:
         return 0
 
 
-@modes
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("values", VALUE_SHAPES, ids=str)
+WEIGHINGS = [
+    *((values, reduction, eagerly) for values in VALUE_SHAPES for reduction in REDUCTIONS),
+    *(((3, 4), reduction, tf.function) for reduction in REDUCTIONS),
+]
+
+
+@pytest.mark.parametrize(("values", "reduction", "mode"), WEIGHINGS, ids=str)
 def test_weights_of_any_shape(values: Any, reduction: str | None, mode: Any, rng: Any) -> None:
     ours, theirs = twins(BY_NAME["mean_squared_error"], "class", reduction=reduction)
     t, p = rng.normal(size=(2, *values, 5)).astype("f4")
@@ -205,12 +215,18 @@ def test_weights_of_any_shape(values: Any, reduction: str | None, mode: Any, rng
         assert not difference(*results), shape
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("weight", [None, (), (3, 1), (3, 4), (2, 3, 4)], ids=str)
-@pytest.mark.parametrize("mask", [(3, 4), (3, 1), (1, 4), (3, 4, 1), ()], ids=str)
+MASKINGS = [
+    (mask, weight, reduction)
+    for mask in [(3, 4), (3, 1), (1, 4), (3, 4, 1), ()]
+    for weight in [None, (), (3, 1), (3, 4), (2, 3, 4)]
+    for reduction in REDUCTIONS
+    # Keras divides by the sum before the weights are broadcast.
+    if reduction != "mean_with_sample_weight" or mask == weight == (3, 4)
+]
+
+
+@pytest.mark.parametrize(("mask", "weight", "reduction"), MASKINGS, ids=str)
 def test_masks_of_any_shape(mask: Any, weight: Any, reduction: str | None, rng: Any) -> None:
-    if reduction == "mean_with_sample_weight" and (mask, weight) != ((3, 4), (3, 4)):
-        pytest.skip("Keras divides by the sum before the weights are broadcast")
     t, p = rng.normal(size=(2, 3, 4, 5)).astype("f4")
     w = None if weight is None else rng.uniform(0.5, 2, weight).astype("f4")
     m = np.asarray(rng.uniform(size=mask) < 0.6) if mask else np.asarray(True)

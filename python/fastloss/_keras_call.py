@@ -125,7 +125,9 @@ def _warn_of_one_class(spec: LossSpec, y_pred: Any) -> None:
 def _broadcast(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     """Both with the shape that Keras's elementwise operations give their result."""
     t, p = y_true.shape, y_pred.shape
-    if t.is_fully_defined() and t == p:
+    # An unknown batch size is taken to be one for both: looking at run time would cost every step
+    # of a fit, for a y_true of one row that meets many. The kernels refuse that one.
+    if t.as_list() == p.as_list() and t[1:].is_fully_defined():
         return y_true, y_pred
     shape = tf.broadcast_static_shape(t, p)
     target = shape
