@@ -197,7 +197,9 @@ WEIGHINGS = [
 ]
 
 
-@pytest.mark.parametrize(("values", "reduction", "mode"), WEIGHINGS, ids=str)
+@pytest.mark.parametrize(
+    ("values", "reduction", "mode"), WEIGHINGS, ids=lambda x: getattr(x, "__name__", str(x))
+)
 def test_weights_of_any_shape(values: Any, reduction: str | None, mode: Any, rng: Any) -> None:
     ours, theirs = twins(BY_NAME["mean_squared_error"], "class", reduction=reduction)
     t, p = rng.normal(size=(2, *values, 5)).astype("f4")
