@@ -65,7 +65,9 @@ def test_empty_class_axis(spec: LossSpec) -> None:
 def test_predictions_of_an_unsupported_dtype(spec: LossSpec, dtype: Any) -> None:
     t = np.zeros(2, int) if spec.labels == "integer" else np.zeros((2, 3))
     p = np.zeros((2, 3)).astype(dtype) if dtype != "M8[s]" else np.zeros((2, 3), dtype)
-    with rejects(TypeError, "y_pred", "float16, bfloat16, float32 or float64", re.escape(str(p.dtype))):
+    with rejects(
+        TypeError, "y_pred", "float16, bfloat16, float32 or float64", re.escape(str(p.dtype))
+    ):
         make(spec, {}).value_and_grad(t, p)
 
 

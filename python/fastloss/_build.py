@@ -62,7 +62,7 @@ class Loss:
                 f"{self.dtype!r}"
             )
         if self.dtype == "bfloat16":
-            import ml_dtypes  # noqa: F401, PLC0415  (registers the name with NumPy)
+            import ml_dtypes  # noqa: F401  (registers the name with NumPy)
         self._plan = Plan(self.spec, given)
         for parameter, value in self._plan.parameters.items():
             setattr(self, parameter, value)
@@ -208,7 +208,8 @@ def _parameter_lines(spec: LossSpec) -> str:
 def _arrays_text(spec: LossSpec) -> str:
     return (
         f"y_true : array_like\n    {_TARGET_TEXT[spec.labels]}\n"
-        "y_pred : array_like\n    Predictions, float16, bfloat16, float32 or float64 (integers become\n    float64).\n"
+        "y_pred : array_like\n    Predictions, float16, bfloat16, float32 or float64 (integers "
+        "become float64).\n"
     )
 
 
@@ -275,6 +276,21 @@ def make_function(
     return function
 
 
+class ConstructorSignature:
+    """The ``__signature__`` of a class, which its instances do not have.
+
+    They are callable too, with the signature of ``__call__``, and tf.function asks for theirs.
+    """
+
+    def __init__(self, signature: inspect.Signature) -> None:
+        self._signature = signature
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return self._signature
+
+
 def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, Any]:
     """What a class of a loss has beside its base class: the row, the docstring, the signature."""
     names = ", ".join(repr(r) for r in REDUCTIONS if r is not None)
@@ -293,7 +309,7 @@ def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, A
         "spec": spec,
         "__doc__": _document(spec, _parameter_lines(spec) + common, "", example),
         "__module__": module,
-        "__signature__": signature,
+        "__signature__": ConstructorSignature(signature),
     }
 
 

@@ -88,16 +88,17 @@ class Plan:
         self.smoothing: float = p.get("label_smoothing", 0.0)
         self.ignore_class: int | None = p.get("ignore_class")
         self.warns_of_one_class = spec.kind == "row" and "label_smoothing" in p
-        # The alpha and class weights of a row loss scale its targets; those of a map loss are in its
-        # formula.
+        # The alpha and class weights of a row loss scale its targets; those of a map loss are in
+        # its formula.
         self.class_weight: Array | None = None
         given_per_class = [p[n] for n in ("alpha", "class_weight") if p.get(n) is not None]
         if spec.kind == "row" and given_per_class:
-            lengths = {len(w) for w in given_per_class if isinstance(w, tuple)}
-            if len(lengths) > 1:
+            lengths = [len(w) for w in given_per_class if isinstance(w, tuple)]
+            if len(set(lengths)) > 1:
                 raise ValueError(
-                    f"class_weight: expected as many numbers as alpha has, {len(p['alpha'])}, got "
-                    f"{len(weights)}"
+                    "class_weight: expected as many numbers as alpha has, {}, got {}".format(
+                        *lengths
+                    )
                 )
             self.class_weight = np.prod(np.broadcast_arrays(*given_per_class), axis=0)
         self._axes: dict[int, list[int]] = {}

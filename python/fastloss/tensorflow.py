@@ -62,9 +62,8 @@ def fused_loss(
     if y_true.dtype in (tf.float16, tf.bfloat16):
         y_true = tf.cast(y_true, tf.float32)
     factors = [tf.convert_to_tensor(x) for x in (sample_weight, mask) if x is not None]
-    factors = [
-        tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x for x in factors
-    ]
+    halves = (tf.float16, tf.bfloat16)
+    factors = [tf.cast(x, tf.float32) if x.dtype in halves else x for x in factors]
     one_pass = reduction not in (None, "none") and record.could_possibly_record()
     value_shape = _value_shape(plan, y_pred.shape) if reduction in (None, "none") else ()
 
@@ -73,18 +72,20 @@ def fused_loss(
         true, pred, *rest = arrays
         upstream: Any = 1.0 if wrt is None or one_pass else rest.pop()
         weight = rest.pop(0) if sample_weight is not None else None
-        return list(
-            evaluate(
-                plan,
-                true,
-                pred,
-                reduction=reduction,
-                sample_weight=weight,
-                mask=rest.pop(0) if mask is not None else None,
-                upstream=upstream,
-                wrt=wrt,
-            )
+        value, *gradients = evaluate(
+            plan,
+            true,
+            pred,
+            reduction=reduction,
+            sample_weight=weight,
+            mask=rest.pop(0) if mask is not None else None,
+            upstream=upstream,
+            wrt=wrt,
         )
+        if reduction not in (None, "none") and np.ndim(value):
+            # An empty batch, which a trace cannot tell from others: as Keras, its sum is 0.
+            value = value.sum()
+        return [value, *gradients]
 
     def gradient(wrt: str, arrays: list[Any], like: Any) -> Any:
         def one(*x: Array) -> list[Any]:
@@ -191,16 +192,14 @@ def _warn_of_fallback() -> None:
 
 def keras_values(spec: LossSpec, y_true: Any, y_pred: Any, parameters: dict[str, Any]) -> Any:
     """The losses of the samples from Keras's own function: what runs under XLA."""
-    import keras
+    from fastloss._keras_functions import ORIGINAL, compute
 
-    function = getattr(keras.losses, spec.name, None)
-    if function is None:
+    if spec.name not in ORIGINAL:
         raise NotImplementedError(
             f"fastloss: {spec.name} does not run under XLA; compile with jit_compile=False"
         )
     _warn_of_fallback()
-    known = {k: v for k, v in parameters.items() if not (k == "smooth" and v is None)}
-    return function(y_true, y_pred, **known)
+    return compute(spec, y_true, y_pred, parameters)
 
 
 def per_sample(plan: Plan, y_true: Any, y_pred: Any) -> Any:
