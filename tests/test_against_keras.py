@@ -23,7 +23,7 @@ from cases import (
 from composition import Call
 from fastloss._evaluate import REDUCTIONS
 from fastloss._registry import REGISTRY, LossSpec
-from frameworks import keras, tf
+from frameworks import KERAS_LACKS, keras, tf
 
 pytestmark = one_class_is_allowed
 
@@ -33,8 +33,7 @@ IN_KERAS = [s for s in REGISTRY if hasattr(keras.losses, s.class_name)]
 
 
 def keras_takes(spec: LossSpec, options: dict[str, Any]) -> bool:
-    # Keras has neither IoU nor Dice's smoothing.
-    return spec in IN_KERAS and not (spec.name == "dice" and "smooth" in options)
+    return spec in IN_KERAS and not KERAS_LACKS & options.keys()
 
 
 KERAS_CASES = [(s, o) for s, o in CASES if keras_takes(s, o)]

@@ -11,6 +11,7 @@ import fastloss.keras as fk
 from cases import CASES, describe, draw, losses, one_class_is_allowed, resolved
 from fastloss._registry import LossSpec
 from frameworks import (
+    KERAS_LACKS,
     assert_agrees,
     distributions,
     keras,
@@ -41,7 +42,7 @@ def twins(spec: LossSpec, options: dict[str, Any], **common: Any) -> tuple[Any, 
 TWINS = [
     (spec, options)
     for spec, options in CASES
-    if hasattr(keras.losses, spec.class_name) and "smooth" not in options
+    if hasattr(keras.losses, spec.class_name) and not KERAS_LACKS & options.keys()
 ]
 WEIGHTINGS = ["none", "per sample", "per value", "mask", "mask and weight"]
 WEIGHTED_TWINS = [
