@@ -35,31 +35,31 @@ struct factor {
 enum class reduction { none, sum, mean, mean_with_sample_weight };
 
 struct request {
-  int loss = -1;                  // index into losses()
-  std::vector<double> parameters; // as losses()[loss].parameters names them
+  int loss = -1;                   // index into losses()
+  std::vector<double> parameters;  // as losses()[loss].parameters names them
   std::int64_t rows = 0, cols = 0;
-  dtype compute = dtype::f32;     // f32 or f64: what losses are computed and values returned in
+  dtype compute = dtype::f32;  // f32 or f64: what losses are computed and values returned in
 
-  view y_pred;                    // grid
-  view y_true;                    // grid; for sparse losses the labels, on the rows
-  double target_scale = 1, target_shift = 0;        // t is replaced by target_scale * t + target_shift
-  std::optional<view> class_weight;                 // on the columns; t is then multiplied by it
-  std::optional<std::int64_t> ignore_class;         // rows with this label do not count
+  view y_pred;                                // grid
+  view y_true;                                // grid; for sparse losses the labels, on the rows
+  double target_scale = 1, target_shift = 0;  // t is replaced by target_scale * t + target_shift
+  std::optional<view> class_weight;           // on the columns; t is then multiplied by it
+  std::optional<std::int64_t> ignore_class;   // rows with this label do not count
 
   std::optional<factor> sample_weight, mask;
   reduction reduce = reduction::none;
-  bool scalar_value = false;      // the loss has a single value, which every reduction leaves as it is
-  double upstream = 1;            // multiplies the gradients
-  std::optional<view> row_upstream;                 // likewise, per row; with reduction::none only
+  bool scalar_value = false;  // the loss has a single value, which every reduction leaves as it is
+  double upstream = 1;        // multiplies the gradients
+  std::optional<view> row_upstream;  // likewise, per row; with reduction::none only
 
-  std::optional<view> values;     // rows; written when nothing is reduced
-  std::optional<view> grad_pred, grad_true;         // grid
+  std::optional<view> values;                // rows; written when nothing is reduced
+  std::optional<view> grad_pred, grad_true;  // grid
   int threads = 1;
 };
 
-// A label outside [0, cols): `row` is its position among the rows.
+// A label that is none; `row` is its position among the rows, what() the rule that it breaks.
 struct label_error : std::runtime_error {
-  label_error(std::int64_t row, const std::string& what) : std::runtime_error(what), row(row) {}
+  label_error(std::int64_t row, const std::string& rule) : std::runtime_error(rule), row(row) {}
   std::int64_t row;
 };
 
@@ -80,16 +80,16 @@ double run(const request& r);
 // max_labels labels.
 struct ctc_request {
   std::int64_t batch = 0, max_frames = 0, classes = 0, max_labels = 0;
-  std::int64_t blank = 0;          // in [0, classes)
+  std::int64_t blank = 0;  // in [0, classes)
   dtype compute = dtype::f32;
-  view y_pred;                     // batch x max_frames x classes
-  const std::int64_t* labels = nullptr;             // batch x max_labels
-  const std::int64_t* label_length = nullptr;       // batch, as are the following
+  view y_pred;                                 // batch x max_frames x classes
+  const std::int64_t* labels = nullptr;        // batch x max_labels
+  const std::int64_t* label_length = nullptr;  // batch, as are the following
   const std::int64_t* logit_length = nullptr;
   const double* weight = nullptr;  // multiplies the loss; zero hides a sample
   const double* slope = nullptr;   // multiplies the gradient
   view values;
-  std::optional<view> grad;        // as y_pred
+  std::optional<view> grad;  // as y_pred
   int threads = 1;
 };
 

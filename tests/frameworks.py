@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from fastloss._registry import LossSpec
 
 # Two devices, for what distribution strategies do; operations stay on the first unless told.
@@ -20,6 +21,9 @@ _two_devices = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], _two_devices)
 
 modes = pytest.mark.parametrize("mode", [lambda f: f, tf.function], ids=["eager", "graph"])
+
+# Options that no loss of Keras has: such variants are held against the oracle, in NumPy.
+KERAS_LACKS = {"smooth", "class_weight", "pos_weight"}
 
 # Both sides compute in the dtype under test, so each may be off by its own roundings. Keras's
 # probability losses cancel a little near 0 and 1, where float32 loses two more digits.

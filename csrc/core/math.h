@@ -19,9 +19,10 @@ struct format;
 template <>
 struct format<float> {
   using integer = std::int32_t;
+  using bits = std::uint32_t;  // wraps around where a NaN makes an exponent overflow
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
   static constexpr integer one = 0x3f800000, sqrt_half = 0x3f3504f3;
-  static constexpr integer split_mask = ~0xfff;   // keeps 12 bits: products of two are exact
+  static constexpr integer split_mask = ~0xfff;  // keeps 12 bits: products of two are exact
   static constexpr float round_shift = 0x1.8p23f;
   static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // n * ln2_hi is exact
   static constexpr float exp_min = -104.0f, exp_max = 89.0f;
@@ -32,6 +33,7 @@ struct format<float> {
 template <>
 struct format<double> {
   using integer = std::int64_t;
+  using bits = std::uint64_t;
   static constexpr int mantissa_bits = 52, exponent_bias = 1023;
   static constexpr integer one = 0x3ff0000000000000, sqrt_half = 0x3fe6a09e667f3bcd;
   static constexpr integer split_mask = ~0x7ffffff;  // keeps 26 bits
@@ -97,7 +99,7 @@ FASTLOSS_HD T atanh_series(T z) {  // sum of 2 z^(k - K) / (2 k + 1)
 template <class T>
 FASTLOSS_HD T power_of_two(typename format<T>::integer n) {
   using F = format<T>;
-  return bit_cast<T>((n + F::exponent_bias) << F::mantissa_bits);
+  return bit_cast<T>(typename F::bits(n + F::exponent_bias) << F::mantissa_bits);
 }
 
 // x = n ln 2 + r with |r| <= ln 2 / 2; `expm1_r` = e^r - 1 by its Taylor series.
@@ -161,7 +163,8 @@ FASTLOSS_HD reduced_logarithm<T> reduce_logarithm(T x) {
   constexpr T smallest = std::numeric_limits<T>::min();
   constexpr T lift = T(std::int64_t(1) << F::mantissa_bits);
   bool subnormal = x < smallest;
-  auto bits = bit_cast<typename F::integer>(subnormal ? x * lift : x) + (F::one - F::sqrt_half);
+  auto bits = static_cast<typename F::integer>(
+      bit_cast<typename F::bits>(subnormal ? x * lift : x) + (F::one - F::sqrt_half));
   auto k = (bits >> F::mantissa_bits) - F::exponent_bias;
   constexpr typename F::integer mantissa = (typename F::integer(1) << F::mantissa_bits) - 1;
   T m = bit_cast<T>((bits & mantissa) + F::sqrt_half);

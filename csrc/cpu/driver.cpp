@@ -19,9 +19,10 @@ namespace {
 
 using std::int64_t;
 
-constexpr int64_t block = 2048;             // elements handed to a kernel at once; a few fit into L1
-constexpr int64_t serial_below = 32768;     // elements for which waking a team costs more than it saves
-constexpr int64_t split_rows_above = 65536; // columns from which threads share a row
+constexpr int64_t block = 2048;  // elements handed to a kernel at once; a few fit into L1
+constexpr int64_t serial_below =
+    32768;  // elements for which waking a team costs more than it saves
+constexpr int64_t split_rows_above = 65536;  // columns from which threads share a row
 
 bool is_floating(dtype type) {
   return type == dtype::f16 || type == dtype::bf16 || type == dtype::f32 || type == dtype::f64;
@@ -133,7 +134,8 @@ class call {
  private:
   // What the sum of weighted losses is multiplied by.
   double normalization() {
-    if (r_.reduce == reduction::none || r_.reduce == reduction::sum || r_.scalar_value) return 1;
+    if (r_.reduce == reduction::none || r_.reduce == reduction::sum) return 1;
+    if (r_.scalar_value && !weights_.per_element()) return 1;
     if (r_.reduce == reduction::mean_with_sample_weight && !weights_.empty())
       return inverse(total(weights_));
     double count = double(r_.rows);
@@ -178,7 +180,6 @@ class call {
   void check_labels() {
     for (int64_t first = 0; first < r_.rows; first += block) {
       const int64_t n = std::min(block, r_.rows - first);
-      if (is_floating(t_.type)) check_integral(first, n);
       int64_t scratch[block];
       const int64_t* labels = load(t_, first, n, scratch);
       int64_t least = labels[0], most = labels[0];
@@ -186,23 +187,24 @@ class call {
         least = std::min(least, labels[i]);
         most = std::max(most, labels[i]);
       }
-      if (least >= 0 && most < r_.cols) continue;
+      const bool floating = is_floating(t_.type);
+      if (least >= 0 && most < r_.cols && !floating) continue;
       T w[block];
       weights_.rows(first, n, w);
       for (int64_t i = 0; i < n; ++i) {
-        if (labels[i] >= 0 && labels[i] < r_.cols) continue;
-        if (w[i] == 0 || (r_.ignore_class && labels[i] == *r_.ignore_class)) continue;
-        throw label_error(first + i, "labels must be in [0, " + std::to_string(r_.cols) +
-                                         "), got " + std::to_string(labels[i]));
+        if (w[i] == 0) continue;
+        if (floating && !is_integral(first + i))
+          throw label_error(first + i, "labels must be integers");
+        if (r_.ignore_class && labels[i] == *r_.ignore_class) continue;
+        if (labels[i] < 0 || labels[i] >= r_.cols)
+          throw label_error(first + i, "labels must be in [0, " + std::to_string(r_.cols) + ")");
       }
     }
   }
-  void check_integral(int64_t first, int64_t n) {
-    double scratch[block];
-    const double* labels = load(t_, first, n, scratch);
-    for (int64_t i = 0; i < n; ++i)
-      if (!(std::abs(labels[i]) < 9e15) || labels[i] != std::floor(labels[i]))
-        throw label_error(first + i, "labels must be integers, got " + std::to_string(labels[i]));
+  bool is_integral(int64_t row) const {
+    double scratch;
+    const double label = *load(t_, row, 1, &scratch);
+    return std::isfinite(label) && label == std::floor(label);
   }
 
   bool labels_are_binary() const {
@@ -309,7 +311,8 @@ class call {
     for (int64_t r = 0; r < at.rows; ++r)
       for (int64_t j = 0; j < at.cols; ++j) {
         const int64_t i = r * at.cols + j;
-        out[i] = scale * upstream[r] * (w ? w[i] : T(1));
+        const T weight = w ? w[i] : T(1);
+        out[i] = weight == 0 ? T(0) : scale * upstream[r] * weight;
       }
   }
 
@@ -360,7 +363,9 @@ class call {
       };
       sums_of_block one{{start, start, start}};
       std::vector<sums_of_block> many(blocks > 1 ? blocks : 0, one);
-      for_each_block([&](int64_t b) { accumulate(phase, block_at(row, b), s, (blocks > 1 ? many[b] : one).v); });
+      for_each_block([&](int64_t b) {
+        accumulate(phase, block_at(row, b), s, (blocks > 1 ? many[b] : one).v);
+      });
       for (const sums_of_block& part : many)
         for (int k = 0; k < 3; ++k)
           one.v[k] = is_max ? std::max(one.v[k], part.v[k]) : one.v[k] + part.v[k];

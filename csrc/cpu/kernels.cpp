@@ -1,5 +1,6 @@
 // Instantiates every formula as loops. Compiled once per instruction set, with FASTLOSS_KERNELS
-// naming the table and FASTLOSS_ISA the set. Everything here has internal linkage: see core/config.h.
+// naming the table and FASTLOSS_ISA the set. Everything here has internal linkage: see
+// core/config.h.
 #include "cpu/kernels.h"
 
 #include <new>
@@ -60,27 +61,27 @@ void accumulate(const void* functor, const void* stats_, const T* t, one_hot<T> 
   const F f = *static_cast<const F*>(functor);
   const auto stats = *static_cast<const typename F::stats*>(stats_);
   if constexpr (Phase == 0 && F::first_phase_is_max) {
-    T a = T(sums[0]), b = T(sums[1]);
+    T most = T(sums[0]), most_b = T(sums[1]);
     split_at_label<F>(
         hot, n,
         [&](std::int64_t begin, std::int64_t end) __attribute__((always_inline)) {
-          T most_a = a, most_b = b;
-#pragma omp simd reduction(max : most_a, most_b)
+          T m = most, m_b = most_b;
+#pragma omp simd reduction(max : m, m_b)
           for (std::int64_t i = begin; i < end; ++i) {
             row_terms<T> r = f.terms(phase<Phase>{}, target<F>(t, i), p[i], stats);
-            most_a = most_a < r.a ? r.a : most_a;
-            most_b = most_b < r.b ? r.b : most_b;
+            m = m < r.a ? r.a : m;
+            m_b = m_b < r.b ? r.b : m_b;
           }
-          a = most_a;
-          b = most_b;
+          most = m;
+          most_b = m_b;
         },
         [&](std::int64_t i) __attribute__((always_inline)) {
           row_terms<T> r = f.terms(phase<Phase>{}, hot.value, p[i], stats);
-          a = a < r.a ? r.a : a;
-          b = b < r.b ? r.b : b;
+          most = most < r.a ? r.a : most;
+          most_b = most_b < r.b ? r.b : most_b;
         });
-    sums[0] = a;
-    sums[1] = b;
+    sums[0] = most;
+    sums[1] = most_b;
   } else {
     split_at_label<F>(
         hot, n,

@@ -79,8 +79,8 @@ struct huber : map_loss {
   }
 };
 
-// log(cosh(e)). With w = exp(-|e|): cosh e - 1 = (1 - w)^2 / (2 w), which is exact for small errors;
-// for large ones log cosh e = |e| - log 2 + log1p(w^2).
+// log(cosh(e)). With w = exp(-|e|): cosh e - 1 = (1 - w)^2 / (2 w), which is exact for small
+// errors; for large ones log cosh e = |e| - log 2 + log1p(w^2).
 template <class T>
 struct log_cosh : map_loss {
   static constexpr auto name = "log_cosh";
@@ -163,7 +163,7 @@ struct binary_crossentropy : map_loss {
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
     T log_q = b * math::log(q), log_1q = a * math::log1p(-q);
-    // a (1 - t) / (1 - q) - b t / q over a common denominator: for a = b it is (q - t) / (q (1 - q)).
+    // a (1 - t) / (1 - q) - b t / q over a common denominator, where it does not cancel for a = b.
     T slope = ((q - t) * a + (a - b) * t * (1 - q)) / (q * (1 - q));
     return {-(t * log_q + (1 - t) * log_1q), p < low || p > high ? T(0) : slope, log_1q - log_q};
   }
@@ -197,28 +197,35 @@ struct focal_factor {
       : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
         weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
         gamma(T(q[2])) {}
-  // `bce` times the factor; by_pred and by_true are the derivatives of log m.
+  // The product; by_pred and by_true are bce times the derivatives of log m.
   FASTLOSS_HD map_terms<T> times(const map_terms<T>& bce, T t, T m, T by_pred, T by_true) const {
     T focal = math::pow(m, gamma);
     T weight = weight_0 + weight_step * t;
     // A power below one has no finite slope at m = 0; 0 is used there.
-    T dp = m == 0 ? T(0) : by_pred, dt = m == 0 ? T(0) : by_true;
-    return {weight * focal * bce.loss, weight * focal * (gamma * dp * bce.loss + bce.d_pred),
-            weight * focal * (gamma * dt * bce.loss + bce.d_true) + weight_step * focal * bce.loss};
+    T dp = m == 0 ? T(0) : times_gamma(by_pred), dt = m == 0 ? T(0) : times_gamma(by_true);
+    return {weight * focal * bce.loss, weight * focal * (dp + bce.d_pred),
+            weight * focal * (dt + bce.d_true) + weight_step * focal * bce.loss};
+  }
+  // Finite, because it meets factors of zero: gamma itself, and m^gamma where it underflows.
+  FASTLOSS_HD T times_gamma(T x) const {
+    constexpr T most = std::numeric_limits<T>::max();
+    return math::clamp(gamma * math::clamp(x, -most, most), -most, most);
   }
 };
 
 template <class T>
 struct binary_focal_crossentropy : map_loss {
   static constexpr auto name = "binary_focal_crossentropy";
-  static constexpr names parameters{"epsilon", "negative_weight", "positive_weight",
-                                    "apply_class_balancing", "alpha", "gamma"};
+  static constexpr names parameters{
+      "epsilon", "negative_weight", "positive_weight", "apply_class_balancing", "alpha", "gamma"};
   binary_crossentropy<T> crossentropy;
   focal_factor<T> focal;
   FASTLOSS_HD explicit binary_focal_crossentropy(const double* q) : crossentropy(q), focal(q + 3) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
+    map_terms<T> bce = crossentropy(t, p);
     T m = t * (1 - p) + (1 - t) * p;
-    return focal.times(crossentropy(t, p), t, math::abs(m), (1 - 2 * t) / m, (1 - 2 * p) / m);
+    T ratio = bce.loss / m;
+    return focal.times(bce, t, math::abs(m), (1 - 2 * t) * ratio, (1 - 2 * p) * ratio);
   }
 };
 
@@ -234,10 +241,12 @@ struct binary_focal_crossentropy_from_logits : map_loss {
       : crossentropy(q), focal(q + 2) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::logistic<T> s(z);
+    map_terms<T> bce = crossentropy(t, z, s);
     T m = t * s.negative + (1 - t) * s.positive;
-    // dm/dz = (1 - 2 t) s(z) s(-z) is divided by m before it can overflow.
-    return focal.times(crossentropy(t, z, s), t, m, (1 - 2 * t) * (s.positive * s.negative / m),
-                       (s.negative - s.positive) / m);
+    // dm/dz = (1 - 2 t) s(z) s(-z), and dm/dt = s(-z) - s(z). What could over- or underflow is
+    // divided by m first: s(z) s(-z) / m and bce / m never do together.
+    return focal.times(bce, t, m, (1 - 2 * t) * (s.positive * s.negative / m) * bce.loss,
+                       (s.negative - s.positive) * (bce.loss / m));
   }
 };
 

@@ -8,7 +8,8 @@
 
 namespace fastloss {
 
-// ---- Cross-entropies: sum over classes of t f(q), where q is the row made into a distribution ----
+// ---- Cross-entropies: sum over classes of t f(q), where q is the row made into a distribution
+// ----
 //
 // They are put together from a row, which says how q follows from y_pred, and a term, which is f.
 //
@@ -126,8 +127,8 @@ struct focal_term {
   FASTLOSS_HD class_term<T> operator()(const class_position<T>& q) const {
     T focal = math::pow(q.complement, gamma);
     // -q log q / (1 - q) tends to 0 as q tends to 0, and to 1 as q tends to 1.
-    T ratio = q.share == 0 ? T(0)
-                           : (q.complement == 0 ? T(1) : q.share * q.minus_log / q.complement);
+    T ratio =
+        q.share == 0 ? T(0) : (q.complement == 0 ? T(1) : q.share * q.minus_log / q.complement);
     return {focal * q.minus_log, focal * (1 + gamma * ratio)};
   }
 };
@@ -184,8 +185,7 @@ struct categorical_crossentropy : class_loss<T, probability_row<T>, crossentropy
       : class_loss<T, probability_row<T>, crossentropy_term<T>>(q, q) {}
 };
 template <class T>
-struct categorical_crossentropy_from_logits
-    : class_loss<T, softmax_row<T>, crossentropy_term<T>> {
+struct categorical_crossentropy_from_logits : class_loss<T, softmax_row<T>, crossentropy_term<T>> {
   static constexpr auto name = "categorical_crossentropy_from_logits";
   FASTLOSS_HD explicit categorical_crossentropy_from_logits(const double* q)
       : class_loss<T, softmax_row<T>, crossentropy_term<T>>(q, q) {}
@@ -216,8 +216,7 @@ struct categorical_focal_crossentropy : class_loss<T, probability_row<T>, focal_
       : class_loss<T, probability_row<T>, focal_term<T>>(q, q + 1) {}
 };
 template <class T>
-struct categorical_focal_crossentropy_from_logits
-    : class_loss<T, softmax_row<T>, focal_term<T>> {
+struct categorical_focal_crossentropy_from_logits : class_loss<T, softmax_row<T>, focal_term<T>> {
   static constexpr auto name = "categorical_focal_crossentropy_from_logits";
   static constexpr names parameters{"gamma"};
   FASTLOSS_HD explicit categorical_focal_crossentropy_from_logits(const double* q)
@@ -277,35 +276,49 @@ struct categorical_hinge : row_loss {
   }
 };
 
-// -sum n(t) n(p), n(x) = x min(1 / |x|, 1 / epsilon)
+// -sum n(t) n(p), n(x) = x min(1 / |x|, 1 / epsilon). Vectors are divided by their largest entry
+// before they are squared, so that no square over- or underflows.
 template <class T>
 struct cosine_similarity : row_loss {
   static constexpr auto name = "cosine_similarity";
   static constexpr names parameters{"epsilon"};
-  static constexpr int phases = 1;
+  static constexpr bool first_phase_is_max = true;
+  static constexpr int phases = 2;
   struct stats {
-    T true_scale, pred_scale;  // 1 / |t|, 1 / |p|
+    T true_scale, pred_scale;  // 1 / (largest entry), then min(1 / |x|, 1 / epsilon)
     T cosine, along_true, along_pred;
   };
   T epsilon;
   FASTLOSS_HD explicit cosine_similarity(const double* q) : epsilon(T(q[0])) {}
   FASTLOSS_HD row_terms<T> terms(phase<0>, T t, T p, const stats&) const {
-    return {t * t, p * p, t * p};
+    return {math::abs(t), math::abs(p)};
   }
   FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const {
-    T t_norm = math::sqrt(r.a), p_norm = math::sqrt(r.b);
-    s.true_scale = 1 / math::max(t_norm, epsilon);
-    s.pred_scale = 1 / math::max(p_norm, epsilon);
-    s.cosine = r.c * s.true_scale * s.pred_scale;
+    constexpr T least = 1 / std::numeric_limits<T>::max() * 4;
+    s.true_scale = 1 / math::max(r.a, least);
+    s.pred_scale = 1 / math::max(r.b, least);
+  }
+  FASTLOSS_HD row_terms<T> terms(phase<1>, T t, T p, const stats& s) const {
+    T t1 = t * s.true_scale, p1 = p * s.pred_scale;
+    return {t1 * t1, p1 * p1, t1 * p1};
+  }
+  FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
+    T t_norm = math::sqrt(r.a), p_norm = math::sqrt(r.b);  // of the divided vectors
+    bool t_short = t_norm < epsilon * s.true_scale, p_short = p_norm < epsilon * s.pred_scale;
+    T t_unit = t_short ? 1 / (epsilon * s.true_scale) : 1 / t_norm;
+    T p_unit = p_short ? 1 / (epsilon * s.pred_scale) : 1 / p_norm;
+    s.cosine = r.c * t_unit * p_unit;
+    s.true_scale *= t_unit;
+    s.pred_scale *= p_unit;
     // A vector shorter than epsilon is scaled by a constant: nothing of it is projected out.
-    s.along_true = t_norm < epsilon ? T(0) : s.cosine * s.true_scale;
-    s.along_pred = p_norm < epsilon ? T(0) : s.cosine * s.pred_scale;
+    s.along_true = t_short ? T(0) : s.cosine;
+    s.along_pred = p_short ? T(0) : s.cosine;
   }
   FASTLOSS_HD T loss(const stats& s) const { return -s.cosine; }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats& s) const {
     T t_unit = t * s.true_scale, p_unit = p * s.pred_scale;
-    return {p * s.pred_scale * s.along_pred - t_unit * s.pred_scale,
-            t * s.true_scale * s.along_true - p_unit * s.true_scale};
+    return {(p_unit * s.along_pred - t_unit) * s.pred_scale,
+            (t_unit * s.along_true - p_unit) * s.true_scale};
   }
 };
 

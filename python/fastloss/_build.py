@@ -6,9 +6,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
-
-from fastloss._evaluate import Array, Wrt, check_reduction
+from fastloss._evaluate import (
+    REDUCTIONS,
+    Array,
+    Wrt,
+    check_reduction,
+    check_wrt,
+    predictions,
+)
 from fastloss._plans import make_plan
 from fastloss._registry import ALIASES, REGISTRY, LossSpec, Parameter
 
@@ -56,7 +61,7 @@ class Loss:
                 f"{self.dtype!r}"
             )
         if self.dtype == "bfloat16":
-            import ml_dtypes  # noqa: F401, PLC0415  (registers the name with NumPy)
+            import ml_dtypes  # noqa: F401  (registers the name with NumPy)
         self._plan = make_plan(self.spec, given)
         for parameter in self.spec.class_parameters:
             setattr(self, parameter.name, self._plan.parameters[parameter.name])
@@ -150,6 +155,7 @@ class Loss:
         ValueError, TypeError
             As for calling the loss. Nothing is written then.
         """
+        check_wrt(wrt, self._plan, out)
         value, grad_pred, grad_true = self._plan.evaluate(
             y_true, self._cast(y_pred), reduction=self.reduction, sample_weight=sample_weight,
             mask=mask, upstream=upstream, wrt=wrt, out=out, **arrays,
@@ -159,7 +165,15 @@ class Loss:
         return value, grad_pred if wrt == "y_pred" else grad_true
 
     def _cast(self, y_pred: Any) -> Any:
-        return y_pred if self.dtype is None else np.asarray(y_pred, dtype=self.dtype)
+        return y_pred if self.dtype is None else predictions(y_pred).astype(self.dtype, copy=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_plan"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        given = {p.name: state[p.name] for p in self.spec.class_parameters}
+        self._plan = make_plan(self.spec, given)
 
     def get_config(self) -> dict[str, Any]:
         """Every constructor argument by name, as plain Python values."""
@@ -181,7 +195,11 @@ class Loss:
 
     def _changed(self) -> set[str]:
         defaults = {p.name: p.default for p in self.spec.class_parameters}
-        defaults |= {"reduction": "sum_over_batch_size", "name": self.spec.object_name, "dtype": None}
+        defaults |= {
+            "reduction": "sum_over_batch_size",
+            "name": self.spec.object_name,
+            "dtype": None,
+        }
         return {k for k, v in self.get_config().items() if v != defaults[k]}
 
 
@@ -281,10 +299,26 @@ def make_function(
     return function
 
 
+class ConstructorSignature:
+    """The ``__signature__`` of a class, which its instances do not have.
+
+    They are callable too, with the signature of ``__call__``, and tf.function asks for theirs.
+    """
+
+    def __init__(self, signature: inspect.Signature) -> None:
+        self._signature = signature
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return self._signature
+
+
 def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, Any]:
     """What a class of a loss has beside its base class: the row, the docstring, the signature."""
+    names = ", ".join(repr(r) for r in REDUCTIONS if r is not None)
     common = (
-        'reduction : {"sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None}'
+        f"reduction : {{{names}}} or None"
         "\n    How the losses of the samples become one value.\n"
         f"name : str, default {spec.object_name!r}\n    A name for messages and logs.\n"
         "dtype : str, optional\n    What to cast y_pred to.\n"
@@ -298,7 +332,7 @@ def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, A
         "spec": spec,
         "__doc__": _document(spec, _parameter_lines(spec.class_parameters) + common, "", example),
         "__module__": module,
-        "__signature__": signature,
+        "__signature__": ConstructorSignature(signature),
     }
 
 

@@ -101,26 +101,25 @@ class GridPlan(Plan):
         kernel = spec.name + ("_from_logits" if p.get("from_logits") else "")
         self.kernel, self.sparse, names = _KERNELS[kernel]
         weights = p.get("class_weight")
-        known = {
-            "epsilon": epsilon,
-            "negative_weight": weights[0] if weights else 1.0,
-            "positive_weight": p.get("pos_weight", 1.0) * (weights[1] if weights else 1.0),
-            **p,
-        }
+        known = {"epsilon": epsilon, **p}
+        if "pos_weight" in p:  # a binary loss
+            known["negative_weight"], positive = weights or (1.0, 1.0)
+            known["positive_weight"] = positive * p["pos_weight"]
         self.kernel_parameters = [np.nan if known[n] is None else float(known[n]) for n in names]
         self.smoothing: float = p.get("label_smoothing", 0.0)
         self.ignore_class: int | None = p.get("ignore_class")
         self.warns_of_one_class = spec.kind == "row" and "label_smoothing" in p
-        # The alpha and class weights of a row loss scale its targets; those of a map loss are in its
-        # formula.
+        # The alpha and class weights of a row loss scale its targets; those of a map loss are in
+        # its formula.
         self.class_weight: Array | None = None
         given_per_class = [p[n] for n in ("alpha", "class_weight") if p.get(n) is not None]
         if spec.kind == "row" and given_per_class:
-            lengths = {len(w) for w in given_per_class if isinstance(w, tuple)}
-            if len(lengths) > 1:
+            lengths = [len(w) for w in given_per_class if isinstance(w, tuple)]
+            if len(set(lengths)) > 1:
                 raise ValueError(
-                    f"class_weight: expected as many numbers as alpha has, {len(p['alpha'])}, got "
-                    f"{len(weights)}"
+                    "class_weight: expected as many numbers as alpha has, {}, got {}".format(
+                        *lengths
+                    )
                 )
             self.class_weight = np.prod(np.broadcast_arrays(*given_per_class), axis=0)
         self._axes: dict[int, list[int]] = {}
@@ -178,8 +177,8 @@ class GridPlan(Plan):
 def _host_array(x: Any, argument: str) -> Array:
     if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
         raise TypeError(
-            f"{argument}: expected a NumPy array or a sequence, got a GPU array, which this version "
-            "does not support"
+            f"{argument}: expected a NumPy array or a sequence, got a GPU array, which this "
+            "version does not support"
         )
     a = np.asarray(x)
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))
@@ -365,10 +364,8 @@ def evaluate(
     prediction, target = predictions(y_pred), real_numbers(y_true, "y_true")
     x = _fit_operands(plan, target, prediction, sample_weight, mask)
     dtype = prediction.dtype
-    if wrt is not None:
-        check_wrt(wrt, plan, out)
-        if out is not None:
-            fit_out(out, prediction.shape, dtype)
+    if out is not None:
+        fit_out(out, prediction.shape, dtype)
     scale, shift, class_weight = plan.target_transform(x.prediction.shape, x.axes)
 
     # As in Keras, an empty batch of values comes back as it is.
@@ -415,7 +412,7 @@ def evaluate(
     return value, grad_pred, grad_true
 
 
-def check_wrt(wrt: str, plan: Plan, out: Array | None) -> None:
+def check_wrt(wrt: Any, plan: Plan, out: Array | None) -> None:
     if wrt not in ("y_pred", "y_true", "both"):
         raise ValueError(f"wrt: expected 'y_pred', 'y_true' or 'both', got {wrt!r}")
     if plan.spec.labels == "integer" and wrt != "y_pred":

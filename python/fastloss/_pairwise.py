@@ -11,7 +11,6 @@ from fastloss._evaluate import (
     GridPlan,
     Plan,
     Wrt,
-    check_wrt,
     fit_out,
     integer_labels,
     predictions,
@@ -52,10 +51,8 @@ class PairwisePlan(Plan):
     ) -> tuple[Any, Array | None, Array | None]:
         given = predictions(y_pred)
         self.axes(given.ndim)
-        if wrt is not None:
-            check_wrt(wrt, self, out)
-            if out is not None:
-                fit_out(out, given.shape, given.dtype)
+        if out is not None:
+            fit_out(out, given.shape, given.dtype)
         samples = Samples(len(given), reduction, sample_weight, mask, upstream)
         compute = np.float64 if given.dtype == np.float64 else np.float32
         embeddings = given.astype(compute, copy=False)

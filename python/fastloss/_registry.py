@@ -26,7 +26,11 @@ def _boolean(name: str, value: Any) -> bool:
 
 
 def _number(
-    low: float = -math.inf, high: float = math.inf, *, open_ends: bool = False, optional: bool = False
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_ends: bool = False,
+    optional: bool = False,
 ) -> Check:
     """A check for a real number in [low, high], or in (low, high) with ``open_ends``."""
     brackets = "({}, {})" if open_ends or math.isinf(high) else "[{}, {}]"
@@ -79,7 +83,7 @@ def _axes(name: str, value: Any) -> int | tuple[int, ...] | None:
 def _numbers(name: str, value: Any, count: int | None = None) -> tuple[float, ...]:
     array = np.asarray(value)
     fits = array.ndim == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all()
-    if not fits or array.size not in (count or array.size,):
+    if not fits or array.size == 0 or count not in (None, array.size):
         expected = "one finite number per class" + (f", {count} in all" if count else "")
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return tuple(float(a) for a in array)
@@ -207,7 +211,7 @@ class LossSpec:
         if unknown:
             names = ", ".join(p.name for p in self.parameters) or "none"
             raise TypeError(
-                f"{sorted(unknown)[0]}: not a parameter of {self.name}, whose parameters are: {names}"
+                f"{min(unknown)}: not a parameter of {self.name}, whose parameters are: {names}"
             )
         return {p.name: p.check(p.name, given.get(p.name, p.default)) for p in self.parameters}
 
@@ -292,7 +296,8 @@ REGISTRY: tuple[LossSpec, ...] = (
         "kl_divergence", "KLDivergence", "map",
         "The Kullback-Leibler divergence of y_pred from y_true.",
         "sum(t log(t / p)), t and p clipped to [1e-7, 1]",
-        "Kullback and Leibler, On Information and Sufficiency, 1951; " + _KERAS.format("KLDivergence"),
+        "Kullback and Leibler, On Information and Sufficiency, 1951; "
+        + _KERAS.format("KLDivergence"),
         ("[0.5, 0.5]", "[0.25, 0.75]", "0.1438410"),
         aliases=("kld", "KLD", "kullback_leibler_divergence"),
     ),
@@ -326,9 +331,10 @@ REGISTRY: tuple[LossSpec, ...] = (
         "mean((1 - p_t)^gamma BCE(t, p)), p_t = t p + (1 - t)(1 - p); "
         "times t alpha + (1 - t)(1 - alpha) if apply_class_balancing",
         f"{_LIN}; " + _KERAS.format("BinaryFocalCrossentropy"),
-        ("[1., 0.]", "[0.75, 0.5]", "0.09563351"),
+        ("[1., 0.]", "[0.75, 0.5]", "0.09563346"),
         (
-            Parameter("apply_class_balancing", False, "Whether to weigh by alpha.", "bool", _boolean),
+            Parameter("apply_class_balancing", False, "Whether to weigh by alpha.", "bool",
+                      _boolean),
             Parameter("alpha", 0.25, "The weight of class 1; class 0 has 1 - alpha.", "float",
                       _number(0, 1)),
             _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS, _BINARY_CLASS_WEIGHT, _POS_WEIGHT,
@@ -409,7 +415,8 @@ REGISTRY: tuple[LossSpec, ...] = (
         "tversky", "Tversky", "region",
         "Dice with separate weights for what is missed and what is added.",
         "1 - I / (I + alpha sum(t (1 - p)) + beta sum(p (1 - t)) + 1e-7), I = sum(t p)",
-        "Salehi et al., Tversky Loss Function for Image Segmentation, 2017; " + _KERAS.format("Tversky"),
+        "Salehi et al., Tversky Loss Function for Image Segmentation, 2017; "
+        + _KERAS.format("Tversky"),
         ("[1., 0.]", "[0.5, 0.5]", "0.5"),
         (
             Parameter("alpha", 0.5, "The weight of what y_true has and y_pred misses.", "float",

@@ -1,25 +1,27 @@
-"""The losses as Keras ``Loss`` classes: Keras's names, arguments and semantics.
+"""The losses as Keras ``Loss`` classes and functions: Keras's names, arguments and semantics.
 
-Use them in ``model.compile(loss=fastloss.keras.Huber())``. The Keras backend must be TensorFlow.
+Use them in ``model.compile(loss=fastloss.keras.Huber())``, or let `patch` make Keras's own names
+use them. The Keras backend must be TensorFlow.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 # First, because it says clearly what to install when TensorFlow is missing.
-from fastloss.tensorflow import fused_loss, in_xla, keras_values, per_sample  # isort: skip
+from fastloss.tensorflow import per_sample  # isort: skip
 
 import keras
-import tensorflow as tf
-from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.losses.loss import reduce_weighted_values, scale_loss_for_distribution
-from tensorflow.python.eager import record
+import keras.src.losses as keras_losses
+from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 
-from fastloss._build import assign_arguments, class_members, make_function
-from fastloss._evaluate import Plan
-from fastloss._plans import make_plan
-from fastloss._registry import REGISTRY, LossSpec
+from fastloss._build import ConstructorSignature, assign_arguments, class_members, make_function
+from fastloss._keras_call import call_loss, loss_values
+from fastloss._keras_patch import patch, unpatch
+from fastloss._registry import ALIASES, REGISTRY, LossSpec
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
@@ -27,130 +29,132 @@ if keras.backend.backend() != "tensorflow":
         f"{keras.backend.backend()!r}; set KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
-_KERAS_VERSION = tuple(int(n) for n in keras.__version__.split(".")[:2])
+__all__ = ["FusedLoss", "get", "patch", "unpatch"]
 
 
-def _as_keras_means(spec: LossSpec, given: dict[str, Any]) -> dict[str, Any]:
-    """Parameters of the installed Keras, translated to those of the registry."""
-    if spec.name == "tversky" and _KERAS_VERSION >= (3, 16):  # it exchanged alpha and beta
-        full = {"alpha": 0.5, "beta": 0.5, **given}
-        return {**full, "alpha": full["beta"], "beta": full["alpha"]}
-    return given
-
-
-def _plan(spec: LossSpec, given: dict[str, Any]) -> Plan:
-    return make_plan(spec, _as_keras_means(spec, given), epsilon=keras.config.epsilon())
+def _options(spec: LossSpec) -> dict[str, Any]:
+    """The constructor's arguments with their defaults: Keras's in its order, then others."""
+    own = {p.name: p.default for p in spec.class_parameters}
+    own |= {"reduction": "sum_over_batch_size", "name": spec.object_name, "dtype": None}
+    theirs = getattr(keras.losses, spec.class_name, None)
+    order = list(inspect.signature(theirs).parameters) if theirs else []
+    return {name: own[name] for name in [*order, *own] if name in own}
 
 
 class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
     """Base class of the losses of this module."""
 
     spec: ClassVar[LossSpec]
+    _options: ClassVar[dict[str, Any]]
+    _in_config: ClassVar[set[str]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        names = [p.name for p in self.spec.class_parameters] + ["reduction", "name", "dtype"]
-        given = assign_arguments(self.spec, names, args, kwargs)
-        super().__init__(
-            reduction=given.pop("reduction", "sum_over_batch_size"),
-            name=given.pop("name", None) or self.spec.object_name,
-            dtype=given.pop("dtype", None),
-        )
+        given = assign_arguments(self.spec, list(self._options), args, kwargs)
+        common = {k: given.pop(k, self._options[k]) for k in ("reduction", "name", "dtype")}
+        super().__init__(**common)
+        self._given_dtype = None if common["dtype"] is None else self.dtype
         self._parameters = self.spec.bind(given)
         for parameter in self.spec.class_parameters:
             setattr(self, parameter.name, self._parameters[parameter.name])
-        self._plans: dict[float, Plan] = {}
-
-    def _current_plan(self) -> Plan:
-        """The plan for Keras's epsilon of this moment."""
-        epsilon = keras.config.epsilon()
-        if epsilon not in self._plans:
-            self._plans[epsilon] = _plan(self.spec, self._parameters)
-        return self._plans[epsilon]
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        mask = get_keras_mask(y_pred)
-        with keras.name_scope(self.name):
-            y_pred = keras.ops.convert_to_tensor(y_pred, dtype=self.dtype)
-            # Labels stay integers: a float cast would change large ones.
-            y_true = keras.ops.convert_to_tensor(
-                y_true, dtype=None if self.spec.labels == "integer" else self.dtype
-            )
-            if sample_weight is not None:
-                sample_weight = keras.ops.convert_to_tensor(sample_weight, dtype=self.dtype)
-            if self._fuses_reduction(y_pred, sample_weight, mask):
-                value = fused_loss(
-                    self._current_plan(), y_true, y_pred,
-                    reduction=self.reduction, sample_weight=sample_weight, mask=mask,
-                )  # fmt: skip
-                return value if self.reduction == "sum" else scale_loss_for_distribution(value)
-            values = self.call(y_true, y_pred)
-            return reduce_weighted_values(
-                values,
-                sample_weight=sample_weight,
-                mask=self._joint_mask(mask, y_true, values),
-                reduction=self.reduction,
-                dtype=self.dtype,
-            )
+        """The reduced loss, as a tensor; arguments as for the losses of Keras."""
+        if type(self).call is not FusedLoss.call:  # a subclass with a formula of its own
+            return super().__call__(y_true, y_pred, sample_weight)
+        return call_loss(self, self.spec, self._parameters, y_true, y_pred, sample_weight)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The losses of the samples."""
-        if in_xla():
-            return keras_values(self.spec, y_true, y_pred, self._parameters)
-        return _marked(self.spec, per_sample(self._current_plan(), y_true, y_pred))
-
-    def _fuses_reduction(self, y_pred: Any, sample_weight: Any, mask: Any) -> bool:
-        """Whether one kernel call can do what Keras does: weigh, mask and reduce."""
-        if self.spec.kind == "pairwise":  # the mean is over the samples with a loss
-            return False
-        if self.reduction in (None, "none") or in_xla() or y_pred.shape.rank is None:
-            return False
-        rank = y_pred.shape.rank - len(self._current_plan().axes(y_pred.shape.rank))
-        # Keras returns a scalar or an empty batch unreduced, and multiplies values by weights of a
-        # higher rank into an array of that rank.
-        if rank == 0 or y_pred.shape[0] == 0:
-            return False
-        for factor in (sample_weight, mask):
-            if factor is not None and (factor.shape.rank is None or factor.shape.rank > rank):
-                return False
-        # A weight that somebody differentiates goes through TensorFlow's own multiplication.
-        return sample_weight is None or not record.should_record_backprop([sample_weight])
-
-    def _joint_mask(self, mask: Any, y_true: Any, values: Any) -> Any:
-        """The mask of y_pred and that of the values, which leaves out the ignored class."""
-        valid = get_keras_mask(values)
-        if getattr(self, "ignore_class", None) is not None:
-            valid = tf.reshape(y_true != tf.cast(self.ignore_class, y_true.dtype), tf.shape(values))
-        if valid is None:
-            return mask
-        return valid if mask is None else tf.cast(mask, tf.bool) & valid
+        """The losses of the samples, unweighted."""
+        # As in Keras, nested structures are brought to the same ranks leaf by leaf.
+        pairs = keras.tree.map_structure(squeeze_or_expand_to_same_rank, y_true, y_pred)
+        y_true = keras.tree.map_structure_up_to(y_true, lambda pair: pair[0], pairs)
+        y_pred = keras.tree.map_structure_up_to(y_pred, lambda pair: pair[1], pairs)
+        return loss_values(self.spec, self._parameters, y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument by name."""
-        return {
-            **super().get_config(),
-            **{p.name: self._parameters[p.name] for p in self.spec.class_parameters},
-            "dtype": self.dtype,
-        }
+        """The constructor's arguments by name: Keras's config, and what else is not the default.
+
+        So Keras's own class understands it as far as it has the parameters.
+        """
+        own = {p.name: self._parameters[p.name] for p in self.spec.class_parameters}
+        own["dtype"] = self._given_dtype
+        changed = {k: v for k, v in own.items() if k in self._in_config or v != self._options[k]}
+        return {**super().get_config(), **changed}
 
 
-__all__ = ["FusedLoss"]
+if TYPE_CHECKING:  # the names are made below, from the registry
+
+    def __getattr__(name: str) -> Any: ...
 
 
-def _marked(spec: LossSpec, values: Any) -> Any:
-    """The values, with the mask that Keras's own function gives them."""
-    if spec.kind == "pairwise":
-        set_keras_mask(values, values > 0)
-    return values
+def _function(spec: LossSpec) -> Callable[..., Any]:
+    names = [a.name for a in spec.arrays] + [p.name for p in spec.parameters]
+
+    def function(y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
+        return loss_values(spec, assign_arguments(spec, names, args, kwargs), y_true, y_pred)
+
+    # The name, the documentation and the signature are those of the function on tensors.
+    return functools.update_wrapper(function, make_function(spec, __name__, per_sample))
 
 
-def _per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
-    current = _plan(plan.spec, plan.parameters)
-    return _marked(plan.spec, per_sample(current, y_true, y_pred, **arrays))
+def _class(spec: LossSpec) -> type[FusedLoss]:
+    members = class_members(spec, __name__)
+    members["_options"] = options = _options(spec)
+    theirs = getattr(keras.losses, spec.class_name, None)
+    members["_in_config"] = set(theirs().get_config() if theirs else options)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind, default=value) for name, value in options.items()]
+    members["__signature__"] = ConstructorSignature(inspect.Signature(parameters))
+    return type(spec.class_name, (FusedLoss,), members)
 
+
+# Registered, so that Keras saves and loads them: as "fastloss>Huber" and "fastloss>huber".
+_register = keras.saving.register_keras_serializable(package="fastloss")
 
 for _spec in REGISTRY:
-    globals()[_spec.name] = make_function(_spec, __name__, _per_sample)
-    globals()[_spec.class_name] = keras.saving.register_keras_serializable(package="fastloss")(
-        type(_spec.class_name, (FusedLoss,), class_members(_spec, __name__))
-    )
+    globals()[_spec.name] = _register(_function(_spec))
+    globals()[_spec.class_name] = _register(_class(_spec))
     __all__ += [_spec.name, _spec.class_name]
+    # Keras looks up strings in this table alone, as in compile(loss="fastloss>huber").
+    for _name in (_spec.name, _spec.class_name):
+        keras_losses.ALL_OBJECTS_DICT[f"fastloss>{_name}"] = globals()[_name]
+
+
+def get(identifier: Any) -> Any:
+    """The loss that an identifier names, as ``keras.losses.get`` finds it, but ours.
+
+    Parameters
+    ----------
+    identifier : str, dict, callable or None
+        The name of a function or a class (Keras's, one of its older spellings, or with "fastloss>"
+        before it); a config with "class_name" and "config"; a class; a loss, which is returned as
+        it is; or None. What only Keras has comes from Keras.
+
+    Returns
+    -------
+    Loss, function or None
+        A function for the name of a function, an instance for that of a class.
+
+    Raises
+    ------
+    ValueError
+        If nothing has that name.
+
+    Examples
+    --------
+    >>> import fastloss.keras  # doctest: +SKIP
+    >>> fastloss.keras.get({"class_name": "Huber", "config": {"delta": 2.0}})  # doctest: +SKIP
+    """
+    if isinstance(identifier, str):
+        spec = ALIASES.get(identifier.removeprefix("fastloss>"))
+        if spec is not None:
+            by_class = identifier.endswith(spec.class_name)
+            return globals()[spec.class_name]() if by_class else globals()[spec.name]
+    if isinstance(identifier, dict):
+        name, config = identifier.get("class_name"), identifier.get("config")
+        if name == "function":
+            return get(config)
+        spec = ALIASES.get(str(name).removeprefix("fastloss>"))
+        if spec is not None:
+            return globals()[spec.class_name].from_config(config or {})
+    return keras.losses.get(identifier)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,10 @@ from fastloss._pairwise import PairwisePlan
 from fastloss._registry import REGISTRY, LossSpec
 
 __all__ = [spec.name for spec in REGISTRY]
+
+if TYPE_CHECKING:  # the names are made below, from the registry
+
+    def __getattr__(name: str) -> Any: ...
 
 
 def fused_loss(
@@ -61,9 +65,8 @@ def fused_loss(
         y_true = tf.cast(y_true, tf.float32)
     more = {"sample_weight": sample_weight, "mask": mask, **arrays}
     more = {name: tf.convert_to_tensor(x) for name, x in more.items() if x is not None}
-    factors = [
-        tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x for x in more.values()
-    ]
+    halves = (tf.float16, tf.bfloat16)
+    factors = [tf.cast(x, tf.float32) if x.dtype in halves else x for x in more.values()]
     one_pass = reduction not in (None, "none") and record.could_possibly_record()
     value_shape = _value_shape(plan, y_pred.shape) if reduction in (None, "none") else ()
 
@@ -72,8 +75,13 @@ def fused_loss(
         true, pred, *rest = inputs
         upstream: Any = 1.0 if wrt is None or one_pass else rest.pop()
         given = dict(zip(more, rest, strict=True))
-        call = plan.evaluate(true, pred, reduction=reduction, upstream=upstream, wrt=wrt, **given)
-        return list(call)
+        value, *gradients = plan.evaluate(
+            true, pred, reduction=reduction, upstream=upstream, wrt=wrt, **given
+        )
+        if reduction not in (None, "none") and np.ndim(value):
+            # An empty batch, which a trace cannot tell from others: as Keras, its sum is 0.
+            value = value.sum()
+        return [value, *gradients]
 
     def gradient(wrt: str, arrays: list[Any], like: Any) -> Any:
         def one(*x: Array) -> list[Any]:
@@ -182,21 +190,16 @@ def keras_values(
     spec: LossSpec, y_true: Any, y_pred: Any, parameters: dict[str, Any], **arrays: Any
 ) -> Any:
     """The losses of the samples from Keras's own function: what runs under XLA."""
-    import keras
+    from fastloss._keras_functions import ORIGINAL, compute
 
-    function = getattr(keras.losses, spec.name, None)
-    known = {k: v for k, v in parameters.items() if not (k == "smooth" and v is None)}
-    if spec.kind == "sequence" and known.pop("blank") == 0 and not arrays:
-        known = {}  # which is all that Keras's function does
-    elif spec.kind == "sequence":
-        function = None
-    if function is None:
+    if spec.name not in ORIGINAL:
         raise NotImplementedError(
             f"fastloss: {spec.name} does not run under XLA; compile with jit_compile=False"
         )
     _warn_of_fallback()
-    y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
-    return function(y_true, y_pred, **arrays, **known)
+    if spec.kind == "sequence":  # Keras's function takes tensors alone
+        y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
+    return compute(spec, y_true, y_pred, parameters, **arrays)
 
 
 def _similarities(

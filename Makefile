@@ -1,0 +1,67 @@
+# `make help` lists what there is. Everything runs in .venv, which is made when first needed from
+# PYTHON, and compiled anew when a source changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
+
+# The CPU build of TensorFlow is the smaller one; it exists for x86-64 alone.
+TENSORFLOW := tensorflow$(if $(filter x86_64,$(shell uname -m)),-cpu)>=2.18,<2.22
+
+# The build requirements of pyproject.toml, and what scikit-build-core would fetch for itself.
+BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
+
+SOURCES := $(shell find csrc python -type f -not -name '*.pyc') CMakeLists.txt
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format stubs wheel clean
+
+help:  ## Show this list.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/fastloss  ## Train a network with Keras's loss and with fastloss's; compare and time.
+	@$(BIN)/python -m fastloss demo
+
+test: $(VENV)/fastloss  ## Run the tests.
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/fastloss  ## Check format, types and stubs; changes nothing.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/python tools/make_stubs.py --check
+	$(BIN)/mypy
+	$(BIN)/mypy python/fastloss/losses.py  # which its stub hides from the line above
+	$(BIN)/stubtest fastloss._core fastloss.losses --allowlist tools/stubtest-allowlist.txt
+
+format:  ## Format the sources and write the stubs.
+format: $(VENV)/fastloss stubs
+	-$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
+
+stubs: $(VENV)/fastloss  ## Write python/fastloss/losses.pyi from the registry.
+	$(BIN)/python tools/make_stubs.py
+
+wheel: $(VENV)/fastloss  ## Build the wheel and the source archive into dist/.
+	$(BIN)/python -m build --outdir dist .
+
+clean:  ## Delete everything that was built, .venv included.
+	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis fastloss-demo.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/python:
+	@echo "Making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip $(BUILDERS)
+	@touch $@
+
+# pip always builds a package that it is given as a directory, and leaves its met requirements alone.
+# Without isolation it compiles only what changed. The stamp is dated before the build, so that what
+# is edited meanwhile is seen the next time.
+$(VENV)/fastloss: $(VENV)/python pyproject.toml $(SOURCES)
+	@echo "Compiling fastloss and installing what it needs (minutes the first time)"
+	@touch $@.started
+	@$(PIP) --no-build-isolation '$(TENSORFLOW)' '.[demo,test,dev]'
+	@mv $@.started $@
