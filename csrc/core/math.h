@@ -141,6 +141,15 @@ FASTLOSS_HD T exp_corrected(T x, T tail) {
   return scale_by_power(T(1) + (e.expm1_r + (T(1) + e.expm1_r) * tail), e.n);
 }
 
+// exp(a - b), as if the difference were not rounded: rounding it would cost |a - b| units.
+template <class T>
+FASTLOSS_HD T exp_difference(T a, T b) {
+  T d = a - b, minus_b = d - a;
+  T tail = (a - (d - minus_b)) - (b + minus_b);
+  // Below, the power is zero, and the tail NaN if the difference is infinite.
+  return exp_corrected(d, d > format<T>::exp_min ? tail : T(0));
+}
+
 template <class T>
 FASTLOSS_HD T expm1(T x) {
   using F = format<T>;
@@ -195,10 +204,16 @@ FASTLOSS_HD T log(T x) {
   return log_corrected(x, T(0));
 }
 
+// log(a + b), as if the sum were not rounded.
+template <class T>
+FASTLOSS_HD T log_sum(T a, T b) {
+  T u = a + b;
+  return log_corrected(u, a < b ? a - (u - b) : b - (u - a));
+}
+
 template <class T>
 FASTLOSS_HD T log1p(T x) {
-  T u = T(1) + x;
-  return log_corrected(u, u > T(2) ? T(1) - (u - x) : x - (u - T(1)));
+  return log_sum(T(1), x);
 }
 
 // log(numerator / denominator), given their difference to full relative precision: accurate also

@@ -146,8 +146,8 @@ struct poisson : map_loss {
   T epsilon;
   FASTLOSS_HD explicit poisson(const double* q) : epsilon(T(q[0])) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    T rate = p + epsilon, log_rate = math::log(rate);
-    return {p - t * log_rate, 1 - t / rate, -log_rate};
+    T log_rate = math::log_sum(p, epsilon);
+    return {p - t * log_rate, ((p - t) + epsilon) / (p + epsilon), -log_rate};
   }
 };
 
@@ -197,14 +197,18 @@ struct focal_factor {
       : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
         weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
         gamma(T(q[2])) {}
-  // `bce` times the factor; by_pred and by_true are the derivatives of log m.
+  // `bce` times the factor; by_pred and by_true are the derivatives of m.
   FASTLOSS_HD map_terms<T> times(const map_terms<T>& bce, T t, T m, T by_pred, T by_true) const {
     T focal = math::pow(m, gamma);
+    // The slope is a power of its own: m^gamma may underflow, or m overflow as a divisor, where the
+    // slope does not. A power below one has no finite slope at m = 0; 0 is used there.
+    constexpr T most = std::numeric_limits<T>::max();
+    T power = math::pow(m, gamma - 1);
+    T pull = gamma * (power > most ? (m == 0 ? T(0) : most) : power);
     T weight = weight_0 + weight_step * t;
-    // A power below one has no finite slope at m = 0; 0 is used there.
-    T dp = m == 0 ? T(0) : by_pred, dt = m == 0 ? T(0) : by_true;
-    return {weight * focal * bce.loss, weight * focal * (gamma * dp * bce.loss + bce.d_pred),
-            weight * focal * (gamma * dt * bce.loss + bce.d_true) + weight_step * focal * bce.loss};
+    return {weight * focal * bce.loss, weight * (pull * by_pred * bce.loss + focal * bce.d_pred),
+            weight * (pull * by_true * bce.loss + focal * bce.d_true) +
+                weight_step * focal * bce.loss};
   }
 };
 
@@ -217,8 +221,8 @@ struct binary_focal_crossentropy : map_loss {
   focal_factor<T> focal;
   FASTLOSS_HD explicit binary_focal_crossentropy(const double* q) : crossentropy(q), focal(q + 3) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    T m = t * (1 - p) + (1 - t) * p;
-    return focal.times(crossentropy(t, p), t, math::abs(m), (1 - 2 * t) / m, (1 - 2 * p) / m);
+    T m = t * (1 - p) + (1 - t) * p, sign = m < 0 ? T(-1) : T(1);
+    return focal.times(crossentropy(t, p), t, math::abs(m), sign * (1 - 2 * t), sign * (1 - 2 * p));
   }
 };
 
@@ -235,9 +239,8 @@ struct binary_focal_crossentropy_from_logits : map_loss {
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::logistic<T> s(z);
     T m = t * s.negative + (1 - t) * s.positive;
-    // dm/dz = (1 - 2 t) s(z) s(-z) is divided by m before it can overflow.
-    return focal.times(crossentropy(t, z, s), t, m, (1 - 2 * t) * (s.positive * s.negative / m),
-                       (s.negative - s.positive) / m);
+    return focal.times(crossentropy(t, z, s), t, m, (1 - 2 * t) * s.positive * s.negative,
+                       s.negative - s.positive);
   }
 };
 
