@@ -79,8 +79,8 @@ struct huber : map_loss {
   }
 };
 
-// log(cosh(e)). With w = exp(-|e|): cosh e - 1 = (1 - w)^2 / (2 w), which is exact for small errors;
-// for large ones log cosh e = |e| - log 2 + log1p(w^2).
+// log(cosh(e)): log1p(cosh(e) - 1) keeps small errors exact; large ones are |e| - log 2 + log1p(w^2),
+// w = exp(-|e|).
 template <class T>
 struct log_cosh : map_loss {
   static constexpr auto name = "log_cosh";
@@ -90,7 +90,7 @@ struct log_cosh : map_loss {
     bool small = size < 1;
     T v = -math::expm1(-size), w = 1 - v;
     T shift = small ? T(0) : size - T(0.69314718055994530942);
-    T loss = shift + math::log1p(small ? v * v / (2 * w) : w * w);
+    T loss = shift + math::log1p(small ? math::coshm1(e) : w * w);
     T tanh = v * (1 + w) / (1 + w * w);
     T slope = e < 0 ? -tanh : tanh;
     return {loss, slope, -slope};
