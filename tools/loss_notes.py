@@ -13,9 +13,6 @@ class Notes(NamedTuple):
 
 
 NOTES = {
-    "mean_absolute_error": Notes(
-        edges="The gradient where the error is 0 is 0.",
-    ),
     "mean_absolute_percentage_error": Notes(
         edges=(
             "A target of 0 counts as 1e-7: t = 0, p = 1 gives 1e9. The gradient where the "
@@ -56,9 +53,7 @@ NOTES = {
         ),
     ),
     "kl_divergence": Notes(
-        edges=(
-            "Outside the clip the gradient is 0. It is a sum over the last axis, not a mean."
-        ),
+        edges=("Outside the clip the gradient is 0. It is a sum over the last axis, not a mean."),
         differs=(
             "In float16 Keras is NaN on probabilities of exactly 0 or 1; here half types "
             "compute in float32."

@@ -14,8 +14,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "losses.md"
 HEADER = """\
 # What each loss computes
 
-Written by `tools/make_docs.py` from the registry. t is `y_true`, p is `y_pred`; "mean" and "sum" are
-over the last axis, or over `axis` where a loss has one. 1e-7 is `keras.config.epsilon()` in
+Written by `tools/make_docs.py` from the registry. t is `y_true`, p is `y_pred`; "mean" and "sum"
+are over the last axis, or over `axis` where a loss has one. 1e-7 is `keras.config.epsilon()` in
 `fastloss.keras`. How accurately each is computed stands in [Accuracy](accuracy.md).
 
 Every function takes `(y_true, y_pred)` and the parameters below, and returns one loss per sample.
@@ -53,7 +53,9 @@ def parameters(spec: LossSpec) -> str:
         f"| `{p.name}` | `{p.annotation.replace('|', 'or')}` | `{p.default!r}` | {p.doc} |"
         for p in spec.parameters
     ]
-    return "\n".join(["| parameter | type | default | |", "| --- | --- | --- | --- |", *rows]) + "\n"
+    return (
+        "\n".join(["| parameter | type | default | |", "| --- | --- | --- | --- |", *rows]) + "\n"
+    )
 
 
 def section(spec: LossSpec) -> str:
@@ -69,7 +71,7 @@ def section(spec: LossSpec) -> str:
             f"- Names: {', '.join(names)}. An instance is called `{spec.object_name}`.",
             f"- Targets: {TARGETS[spec.labels]}.",
             *([f"- Edges: {notes.edges}"] if notes.edges else []),
-            *([f"- Keras: {notes.differs}"] if notes.differs else []),
+            *([f"- Differs from Keras: {notes.differs}"] if notes.differs else []),
             f"- Source: {spec.source}.",
             f"- Example: `{spec.name}({true}, {pred})` is {value}.\n",
             parameters(spec),

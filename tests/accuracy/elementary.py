@@ -73,13 +73,21 @@ def anywhere(most: float) -> Callable[[Any, tuple[int, int]], Array]:
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
         near = 1 + signs(rng, shape) * powers(rng, shape, -16, -0.01)
         low = np.log10(5e-324) if most > 100 else np.log10(1.5e-45)
-        return mixed(rng, shape, powers(rng, shape, low, most / 2.31), near, rng.uniform(0, 4, shape))
+        return mixed(
+            rng, shape, powers(rng, shape, low, most / 2.31), near, rng.uniform(0, 4, shape)
+        )
 
     return draw
 
 
 def both_signs(rng: np.random.Generator, shape: tuple[int, int], most: float) -> Array:
-    size = mixed(rng, shape, powers(rng, shape, -30, 0), rng.uniform(0, most, shape), rng.uniform(0, 2, shape))
+    size = mixed(
+        rng,
+        shape,
+        powers(rng, shape, -30, 0),
+        rng.uniform(0, most, shape),
+        rng.uniform(0, 2, shape),
+    )
     return signs(rng, shape) * size
 
 
@@ -93,11 +101,13 @@ FUNCTIONS = (
     Function("log", "all positive", lambda x, _: mpmath.log(x),
              lambda rng, n, most: (anywhere(most)(rng, n), 0)),
     Function("log1p", "(-1, all]", lambda x, _: mpmath.log1p(x),
-             lambda rng, n, most: (mixed(rng, n, anywhere(most)(rng, n), -powers(rng, n, -30, -0.001)), 0)),
+             lambda rng, n, most: (
+                 mixed(rng, n, anywhere(most)(rng, n), -powers(rng, n, -30, -0.001)), 0)),
     Function("pow", "x in [0, 1], y in {-1/2, 1/2, 2, 8}", lambda x, y: x**y,
              lambda rng, n, _: (rng.random(n) ** 4, rng.choice([-0.5, 0.5, 2.0, 8.0], n))),
     Function("exp_difference", "x - y of two logits up to 10000", lambda x, y: mpmath.exp(x - y),
-             lambda rng, n, most: ((y := rng.normal(0, 3000, n)) - rng.uniform(0, 1.1 * most, n), y)),
+             lambda rng, n, most: (
+                 (y := rng.normal(0, 3000, n)) - rng.uniform(0, 1.1 * most, n), y)),
     Function("log_sum", "x + 1e-7, x positive", lambda x, y: mpmath.log(x + y),
              lambda rng, n, most: (anywhere(most)(rng, n), 1e-7)),
     Function("log_quotient", "probabilities above 1e-7", lambda x, y: mpmath.log(x / y),
@@ -109,14 +119,18 @@ FUNCTIONS = (
 )  # fmt: skip
 
 
-def measure(function: Function, dtype: str, programs: dict[str, Path], samples: int) -> dict[str, float]:
+def measure(
+    function: Function, dtype: str, programs: dict[str, Path], samples: int
+) -> dict[str, float]:
     """Worst error in units in the last place, by instruction set."""
     rng = np.random.default_rng(list(function.name.encode()))
     most = float(np.log(np.finfo(dtype).max))
     x, y = function.sample(rng, (samples, 1), most)
     pairs = np.hstack([x, np.broadcast_to(y, x.shape)]).astype(dtype)
     with mpmath.workdps(60):
-        exact = extended([function.exact(*map(mpmath.mpf, map(float, xy))) for xy in pairs], (samples,))
+        exact = extended(
+            [function.exact(*map(mpmath.mpf, map(float, xy))) for xy in pairs], (samples,)
+        )
     worst = {}
     for level, program in programs.items():
         out = subprocess.run(

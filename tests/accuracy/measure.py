@@ -77,7 +77,9 @@ def measure(case: Case, dtype: str, shape: tuple[int, int], *, peers: bool = Tru
         units_of = compute if result == "value" else dtype
         errors = {
             who: np.where(
-                np.isnan(truth), 0, error_in_units(r[result].reshape(truth.shape), truth, units_of, size)
+                np.isnan(truth),
+                0,
+                error_in_units(r[result].reshape(truth.shape), truth, units_of, size),
             )
             for who, r in found.items()
             if result in r

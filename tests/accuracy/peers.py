@@ -37,7 +37,9 @@ def keras(case: Case, t: Array, p: Array) -> Results | None:
         tape.watch(watched)
         value = function(true, pred, **options)
     slopes = tape.gradient(value, watched, unconnected_gradients="zero")
-    return dict(zip(("value", "d_pred", "d_true"), [np.asarray(x) for x in (value, *slopes)], strict=False))
+    return dict(
+        zip(("value", "d_pred", "d_true"), [np.asarray(x) for x in (value, *slopes)], strict=False)
+    )
 
 
 def torch(case: Case, t: Array, p: Array) -> Results | None:
@@ -50,12 +52,18 @@ def torch(case: Case, t: Array, p: Array) -> Results | None:
     functions: dict[str, Callable[..., Any]] = {
         "mean_squared_error": lambda t, p: f.mse_loss(p, t, reduction="none"),
         "mean_absolute_error": lambda t, p: f.l1_loss(p, t, reduction="none"),
-        "huber": lambda t, p: f.huber_loss(p, t, reduction="none", delta=case.options.get("delta", 1.0)),
-        "poisson": lambda t, p: f.poisson_nll_loss(p, t, log_input=False, eps=EPSILON, reduction="none"),
+        "huber": lambda t, p: f.huber_loss(
+            p, t, reduction="none", delta=case.options.get("delta", 1.0)
+        ),
+        "poisson": lambda t, p: f.poisson_nll_loss(
+            p, t, log_input=False, eps=EPSILON, reduction="none"
+        ),
     }
     if case.options.get("from_logits") and not case.options.get("label_smoothing"):
         functions |= {
-            "binary_crossentropy": lambda t, p: f.binary_cross_entropy_with_logits(p, t, reduction="none"),
+            "binary_crossentropy": lambda t, p: f.binary_cross_entropy_with_logits(
+                p, t, reduction="none"
+            ),
             "categorical_crossentropy": classes,
             "sparse_categorical_crossentropy": lambda t, p: classes(t.argmax(dim=1), p),
         }
@@ -145,12 +153,14 @@ def _expressions() -> dict[str, Callable[[Any, Any, dict[str, Any]], Any]]:
         "binary_crossentropy": lambda t, p, o: _binary(t, p, o)[2],
         "binary_focal_crossentropy": _focal,
         "categorical_crossentropy": _class_loss,
-        "categorical_focal_crossentropy": lambda t, p, o: _class_loss(t, p, o, o.get("gamma", 2.0), 0.25),
+        "categorical_focal_crossentropy": lambda t, p, o: _class_loss(
+            t, p, o, o.get("gamma", 2.0), 0.25
+        ),
         "categorical_generalized_cross_entropy": lambda t, p, o: (
             (1 - (t * p).sum(-1) ** o.get("q", 0.5)) / o.get("q", 0.5)
         ),
-        "categorical_hinge": lambda t, p, _: (
-            jnp.maximum(((1 - t) * p).max(-1) - (t * p).sum(-1) + 1, 0)
+        "categorical_hinge": lambda t, p, _: jnp.maximum(
+            ((1 - t) * p).max(-1) - (t * p).sum(-1) + 1, 0
         ),
         "cosine_similarity": lambda t, p, _: -(unit(t) * unit(p)).sum(-1),
         "dice": dice,
@@ -170,7 +180,9 @@ def jax(case: Case, t: Array, p: Array) -> Results | None:
     expression = _expressions().get(name)
     if expression is None:
         return None
-    value, pull_back = j.vjp(lambda t, p: expression(t, p, options), j.numpy.asarray(t), j.numpy.asarray(p))
+    value, pull_back = j.vjp(
+        lambda t, p: expression(t, p, options), j.numpy.asarray(t), j.numpy.asarray(p)
+    )
     d_true, d_pred = pull_back(j.numpy.ones_like(value))
     return {
         "value": np.asarray(value).reshape(len(p)),

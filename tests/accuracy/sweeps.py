@@ -17,6 +17,8 @@ Terms = Callable[[Array, Array], Array]
 
 MAP_LIMIT, ROW_LIMIT = 4.0, 8.0
 
+SOFT_TARGETS = "soft targets"
+
 # Why a result is judged against the size of the terms it is the difference of.
 CANCELS = {
     "soft": "the two terms of the slope cancel where the prediction agrees with a soft target",
@@ -62,7 +64,11 @@ class Case:
     @property
     def title(self) -> str:
         options = ", ".join(f"{k}={v}" for k, v in self.options.items())
-        return self.name + (f"({options})" if options else "") + (f": {self.note}" if self.note else "")
+        return (
+            self.name
+            + (f"({options})" if options else "")
+            + (f": {self.note}" if self.note else "")
+        )
 
     @property
     def limit(self) -> float:
@@ -97,7 +103,14 @@ def signs(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
 
 def errors(around: float = 1.0) -> Draw:
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Array, Array]:
-        t = mixed(rng, shape, 0, 1, signs(rng, shape) * powers(rng, shape, -30, 30), rng.normal(0, 1, shape))
+        t = mixed(
+            rng,
+            shape,
+            0,
+            1,
+            signs(rng, shape) * powers(rng, shape, -30, 30),
+            rng.normal(0, 1, shape),
+        )
         near = around * (1 + powers(rng, shape, -8, 0) * signs(rng, shape))
         size = mixed(rng, shape, powers(rng, shape, -30, 30), rng.uniform(0, 3, shape), near)
         return t, t + signs(rng, shape) * size
@@ -146,8 +159,8 @@ def soft(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
 
 def logits(rng: np.random.Generator, shape: tuple[int, int]) -> Array:
     size = mixed(
-        rng, shape, powers(rng, shape, -30, 4), rng.uniform(0, 20, shape), rng.uniform(80, 110, shape),
-        rng.uniform(700, 760, shape), 0,
+        rng, shape, powers(rng, shape, -30, 4), rng.uniform(0, 20, shape),
+        rng.uniform(80, 110, shape), rng.uniform(700, 760, shape), 0,
     )  # fmt: skip
     return signs(rng, shape) * size
 
@@ -175,7 +188,9 @@ def row_probabilities(rng: np.random.Generator, shape: tuple[int, int]) -> Array
 def one_hot(pick: Draw | Any) -> Draw:
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Array, Array]:
         p = pick(rng, shape)
-        label = np.where(rng.random(shape[0]) < 0.6, p.argmax(axis=1), rng.integers(0, shape[1], shape[0]))
+        label = np.where(
+            rng.random(shape[0]) < 0.6, p.argmax(axis=1), rng.integers(0, shape[1], shape[0])
+        )
         return (label[:, None] == np.arange(shape[1])).astype(float), p
 
     return draw
@@ -239,9 +254,9 @@ def focal(note: str, target: Any, gamma: float, **options: Any) -> Case:
 
 
 def rows(name: str, pick: Any, cancels: Mapping[str, str] | None = None, **options: Any) -> Case:
-    """The case of a loss of classes with one-hot targets or, if ``pick`` is a Draw, with its own."""
+    """The case of a loss of classes; what cancels there does so for soft targets."""
     power = options.get("gamma", 2.0) if "focal" in name else 0.0
-    note = "soft targets" if cancels else ""
+    note = SOFT_TARGETS if cancels else ""
     return Case(name, pick, options, cancels or {}, note=note, power=power)
 
 
@@ -260,11 +275,11 @@ MAPS = [
     Case("binary_crossentropy", both(soft, probabilities), cancels={"d_true": "log"}),
     Case("binary_crossentropy", both(hard, logits), {"from_logits": True}),
     Case("binary_crossentropy", both(soft, logits), {"from_logits": True}, {"d_pred": "soft"},
-         note="soft targets"),
+         note=SOFT_TARGETS),
     Case("binary_crossentropy", both(hard, logits), {"from_logits": True, "label_smoothing": 0.25},
          {"d_pred": "soft"}),
     *(focal("", hard, g, from_logits=z) for z in (False, True) for g in (0.0, 0.5, 2.0, 8.0)),
-    *(focal("soft targets", soft, 2.0, from_logits=z) for z in (False, True)),
+    *(focal(SOFT_TARGETS, soft, 2.0, from_logits=z) for z in (False, True)),
     focal("", hard, 1.5, apply_class_balancing=True, alpha=0.75),
 ]  # fmt: skip
 
@@ -290,11 +305,11 @@ ROWS = [
     Case("categorical_hinge", one_hot(row_logits), cancels={"value": "margin"},
          value_terms=margin_terms),
     Case("cosine_similarity", vectors,
-         cancels={"value": "angle", "d_pred": "angle", "d_true": "angle"}, value_terms=product_terms),
+         cancels=dict.fromkeys(("value", "d_pred", "d_true"), "angle"), value_terms=product_terms),
     *(
         Case(name, draw, {"axis": -1} | options,
-             {"d_true": "overlap"} if draw is regions else {"d_pred": "overlap", "d_true": "overlap"},
-             note="" if draw is regions else "soft targets")
+             dict.fromkeys(("d_true",) if draw is regions else ("d_pred", "d_true"), "overlap"),
+             note="" if draw is regions else SOFT_TARGETS)
         for name, options in (("dice", {}), ("dice", {"smooth": 1.0}), ("iou", {}), ("tversky", {}),
                               ("tversky", {"alpha": 0.25, "beta": 1.5}))
         for draw in (regions, soft_regions)

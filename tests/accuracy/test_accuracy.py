@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import elementary
 import peers
@@ -18,8 +15,8 @@ from sweeps import CASES, MAPS, Case
 from table import HALF_LIMIT
 
 SAMPLES = 300
-LENGTHS = (2, 10, 300, 32000)
-MAY_BE_WORSE_BY = 2.0
+LENGTHS = (2, 10, 300)
+MAY_BE_WORSE_BY, IF_IT_CANCELS = 2.0, 4.0
 
 cases = pytest.mark.parametrize("case", CASES, ids=lambda c: c.title)
 
@@ -54,7 +51,8 @@ def test_errors_are_within_the_limit_and_those_of_the_best_peer(case: Case, dtyp
             ours = row.worst["fastloss"]
             best = min([e for who, e in row.worst.items() if who != "fastloss"], default=ours)
             assert ours <= case.limit, (row.result, length, row.where)
-            assert ours <= best + MAY_BE_WORSE_BY, (row.result, length, row.where)
+            margin = IF_IT_CANCELS if row.result in case.cancels else MAY_BE_WORSE_BY
+            assert ours <= best + margin, (row.result, length, row.where)
 
 
 @pytest.mark.parametrize("dtype", HALF)
