@@ -33,7 +33,7 @@ CANCELS = {
 # Why a result is shown but not asserted.
 EXEMPT = {
     "underflow": "where the sigmoid or its power underflows (logits beyond 87 in float32, 708 in "
-    "float64, divided by gamma above one), so does this slope, though its product with the logit "
+    "float64, divided by gamma above one), so does this result, though its product with the logit "
     "would still be a number; elsewhere it keeps the rules",
 }
 
@@ -258,7 +258,9 @@ def rows(name: str, pick: Any, cancels: Mapping[str, str] | None = None, **optio
     """The case of a loss of classes; what cancels there does so for soft targets."""
     power = options.get("gamma", 2.0) if "focal" in name else 0.0
     note = SOFT_TARGETS if cancels else ""
-    return Case(name, pick, options, cancels or {}, note=note, power=power)
+    underflows = power and cancels and options.get("from_logits")
+    exempt = {"value": "underflow"} if underflows else {}
+    return Case(name, pick, options, cancels or {}, None, note, power, exempt)
 
 
 MAPS = [

@@ -57,7 +57,8 @@ rounded sum more.
 
 Losses that raise a rounded number to the power gamma have 2 gamma ULP more: a power multiplies
 the relative error of its base by its exponent. The square of a logarithm,
-`mean_squared_logarithmic_error`, has 2 ULP more for the same reason. Marked results (*) are ill-conditioned functions of
+`mean_squared_logarithmic_error`, has 2 ULP more for the same reason. Marked results (*) are
+ill-conditioned functions of
 the inputs somewhere in the sweep: one rounding of an input moves them by more than their own size,
 so that no implementation can do it. They are judged in units of the terms they are the difference
 of:
