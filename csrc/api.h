@@ -35,25 +35,25 @@ struct factor {
 enum class reduction { none, sum, mean, mean_with_sample_weight };
 
 struct request {
-  int loss = -1;                  // index into losses()
-  std::vector<double> parameters; // as losses()[loss].parameters names them
+  int loss = -1;                   // index into losses()
+  std::vector<double> parameters;  // as losses()[loss].parameters names them
   std::int64_t rows = 0, cols = 0;
-  dtype compute = dtype::f32;     // f32 or f64: what losses are computed and values returned in
+  dtype compute = dtype::f32;  // f32 or f64: what losses are computed and values returned in
 
-  view y_pred;                    // grid
-  view y_true;                    // grid; for sparse losses the labels, on the rows
-  double target_scale = 1, target_shift = 0;        // t is replaced by target_scale * t + target_shift
-  std::optional<view> class_weight;                 // on the columns; t is then multiplied by it
-  std::optional<std::int64_t> ignore_class;         // rows with this label do not count
+  view y_pred;                                // grid
+  view y_true;                                // grid; for sparse losses the labels, on the rows
+  double target_scale = 1, target_shift = 0;  // t is replaced by target_scale * t + target_shift
+  std::optional<view> class_weight;           // on the columns; t is then multiplied by it
+  std::optional<std::int64_t> ignore_class;   // rows with this label do not count
 
   std::optional<factor> sample_weight, mask;
   reduction reduce = reduction::none;
-  bool scalar_value = false;      // the loss has a single value, which every reduction leaves as it is
-  double upstream = 1;            // multiplies the gradients
-  std::optional<view> row_upstream;                 // likewise, per row; with reduction::none only
+  bool scalar_value = false;  // the loss has a single value, which every reduction leaves as it is
+  double upstream = 1;        // multiplies the gradients
+  std::optional<view> row_upstream;  // likewise, per row; with reduction::none only
 
-  std::optional<view> values;     // rows; written when nothing is reduced
-  std::optional<view> grad_pred, grad_true;         // grid
+  std::optional<view> values;                // rows; written when nothing is reduced
+  std::optional<view> grad_pred, grad_true;  // grid
   int threads = 1;
 };
 

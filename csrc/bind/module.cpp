@@ -139,8 +139,7 @@ double run_arrays(int loss, std::vector<double> parameters, const py::array& y_t
                   const std::optional<py::array>& sample_weight,
                   const std::optional<py::array>& mask, int reduce, double upstream,
                   const std::optional<py::array>& row_upstream,
-                  const std::optional<py::array>& values,
-                  const std::optional<py::array>& grad_pred,
+                  const std::optional<py::array>& values, const std::optional<py::array>& grad_pred,
                   const std::optional<py::array>& grad_true, int threads) {
   if (loss < 0 || loss >= static_cast<int>(losses().size()))
     throw py::value_error("loss: no such index");
@@ -171,8 +170,8 @@ double run_arrays(int loss, std::vector<double> parameters, const py::array& y_t
   if (info.sparse) r.ignore_class = ignore_class;
   if (sample_weight) r.sample_weight = g.on_either(*sample_weight, "sample_weight");
   if (mask) r.mask = g.on_either(*mask, "mask");
-  if (info.kind != "map" && ((r.sample_weight && r.sample_weight->per_element) ||
-                             (r.mask && r.mask->per_element)))
+  if (info.kind != "map" &&
+      ((r.sample_weight && r.sample_weight->per_element) || (r.mask && r.mask->per_element)))
     throw py::value_error("sample_weight: " + info.name + " takes one weight per loss value");
   r.reduce = static_cast<reduction>(reduce);
   r.scalar_value = g.row_shape().empty();
@@ -216,12 +215,14 @@ PYBIND11_MODULE(_core, m) {
       "losses",
       [] {
         std::vector<std::tuple<std::string, std::string, bool, std::vector<std::string>>> out;
-        for (const loss_info& l : losses()) out.emplace_back(l.name, l.kind, l.sparse, l.parameters);
+        for (const loss_info& l : losses())
+          out.emplace_back(l.name, l.kind, l.sparse, l.parameters);
         return out;
       },
       "(name, kind, takes integer labels, parameter names) of every compiled loss, by index.");
-  m.def("instruction_set", [] { return std::string(instruction_set()); },
-        "The instruction set that the kernels run on.");
+  m.def(
+      "instruction_set", [] { return std::string(instruction_set()); },
+      "The instruction set that the kernels run on.");
   m.def("max_threads", &max_threads, "The number of threads that OpenMP would use.");
   m.def("run", &run_arrays, py::arg("loss"), py::arg("parameters"), py::arg("y_true"),
         py::arg("y_pred"), py::arg("axes"), py::arg("target_scale"), py::arg("target_shift"),

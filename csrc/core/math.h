@@ -21,7 +21,7 @@ struct format<float> {
   using integer = std::int32_t;
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
   static constexpr integer one = 0x3f800000, sqrt_half = 0x3f3504f3;
-  static constexpr integer split_mask = ~0xfff;   // keeps 12 bits: products of two are exact
+  static constexpr integer split_mask = ~0xfff;  // keeps 12 bits: products of two are exact
   static constexpr float round_shift = 0x1.8p23f;
   static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // n * ln2_hi is exact
   static constexpr float exp_min = -104.0f, exp_max = 89.0f;

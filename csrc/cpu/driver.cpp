@@ -20,16 +20,18 @@ namespace {
 
 using std::int64_t;
 
-constexpr int64_t block = 2048;             // elements handed to a kernel at once; a few fit into L1
-constexpr int64_t serial_below = 32768;     // elements for which waking a team costs more than it saves
-constexpr int64_t split_rows_above = 65536; // columns from which threads share a row
+constexpr int64_t block = 2048;  // elements handed to a kernel at once; a few fit into L1
+constexpr int64_t serial_below =
+    32768;  // elements for which waking a team costs more than it saves
+constexpr int64_t split_rows_above = 65536;  // columns from which threads share a row
 
 const kernel_table& select_kernels() {
 #if defined(FASTLOSS_X86_64)
   const char* forced = std::getenv("FASTLOSS_ISA");
   const std::string isa = forced ? forced : "";
   if (!isa.empty() && isa != "x86-64-v2" && isa != "x86-64-v3" && isa != "x86-64-v4")
-    throw std::invalid_argument("FASTLOSS_ISA must be x86-64-v2, x86-64-v3 or x86-64-v4, got " + isa);
+    throw std::invalid_argument("FASTLOSS_ISA must be x86-64-v2, x86-64-v3 or x86-64-v4, got " +
+                                isa);
   const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                   __builtin_cpu_supports("bmi2");
   const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -385,7 +387,9 @@ class call {
       };
       sums_of_block one{{start, start, start}};
       std::vector<sums_of_block> many(blocks > 1 ? blocks : 0, one);
-      for_each_block([&](int64_t b) { accumulate(phase, block_at(row, b), s, (blocks > 1 ? many[b] : one).v); });
+      for_each_block([&](int64_t b) {
+        accumulate(phase, block_at(row, b), s, (blocks > 1 ? many[b] : one).v);
+      });
       for (const sums_of_block& part : many)
         for (int k = 0; k < 3; ++k)
           one.v[k] = is_max ? std::max(one.v[k], part.v[k]) : one.v[k] + part.v[k];

@@ -1,5 +1,6 @@
 // Instantiates every formula as loops. Compiled once per instruction set, with FASTLOSS_KERNELS
-// naming the table and FASTLOSS_ISA the set. Everything here has internal linkage: see core/config.h.
+// naming the table and FASTLOSS_ISA the set. Everything here has internal linkage: see
+// core/config.h.
 #include "cpu/kernels.h"
 
 #include <new>

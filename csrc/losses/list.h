@@ -19,10 +19,10 @@ using all_losses = loss_list<
     binary_crossentropy, binary_crossentropy_from_logits, binary_focal_crossentropy,
     binary_focal_crossentropy_from_logits,
     // row
-    categorical_crossentropy, categorical_crossentropy_from_logits,
-    sparse_categorical_crossentropy, sparse_categorical_crossentropy_from_logits,
-    categorical_focal_crossentropy, categorical_focal_crossentropy_from_logits,
-    categorical_generalized_cross_entropy, categorical_hinge, cosine_similarity,
+    categorical_crossentropy, categorical_crossentropy_from_logits, sparse_categorical_crossentropy,
+    sparse_categorical_crossentropy_from_logits, categorical_focal_crossentropy,
+    categorical_focal_crossentropy_from_logits, categorical_generalized_cross_entropy,
+    categorical_hinge, cosine_similarity,
     // region
     dice, iou, tversky>;
 

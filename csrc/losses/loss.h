@@ -50,13 +50,13 @@ struct phase {};
 
 struct any_loss {
   static constexpr no_names parameters{};
-  static constexpr bool sparse = false;        // integer labels
-  static constexpr bool label_signs = false;   // labels {0, 1} stand for {-1, 1}
+  static constexpr bool sparse = false;       // integer labels
+  static constexpr bool label_signs = false;  // labels {0, 1} stand for {-1, 1}
 };
 
 struct map_loss : any_loss {
   static constexpr kind loss_kind = kind::map;
-  static constexpr bool averages = true;       // over a row; otherwise it sums
+  static constexpr bool averages = true;  // over a row; otherwise it sums
 };
 
 struct row_loss : any_loss {

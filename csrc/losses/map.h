@@ -79,8 +79,8 @@ struct huber : map_loss {
   }
 };
 
-// log(cosh(e)): log1p(cosh(e) - 1) keeps small errors exact; large ones are |e| - log 2 + log1p(w^2),
-// w = exp(-|e|).
+// log(cosh(e)): log1p(cosh(e) - 1) keeps small errors exact; large ones are |e| - log 2 +
+// log1p(w^2), w = exp(-|e|).
 template <class T>
 struct log_cosh : map_loss {
   static constexpr auto name = "log_cosh";
@@ -163,7 +163,8 @@ struct binary_crossentropy : map_loss {
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
     T log_q = b * math::log(q), log_1q = a * math::log1p(-q);
-    // a (1 - t) / (1 - q) - b t / q over a common denominator: for a = b it is (q - t) / (q (1 - q)).
+    // a (1 - t) / (1 - q) - b t / q over a common denominator: for a = b it is (q - t) / (q (1 -
+    // q)).
     T slope = ((q - t) * a + (a - b) * t * (1 - q)) / (q * (1 - q));
     return {-(t * log_q + (1 - t) * log_1q), p < low || p > high ? T(0) : slope, log_1q - log_q};
   }
@@ -206,17 +207,17 @@ struct focal_factor {
     T power = math::pow(m, gamma - 1);
     T pull = gamma * (power > most ? (m == 0 ? T(0) : most) : power);
     T weight = weight_0 + weight_step * t;
-    return {weight * focal * bce.loss, weight * (pull * by_pred * bce.loss + focal * bce.d_pred),
-            weight * (pull * by_true * bce.loss + focal * bce.d_true) +
-                weight_step * focal * bce.loss};
+    return {
+        weight * focal * bce.loss, weight * (pull * by_pred * bce.loss + focal * bce.d_pred),
+        weight * (pull * by_true * bce.loss + focal * bce.d_true) + weight_step * focal * bce.loss};
   }
 };
 
 template <class T>
 struct binary_focal_crossentropy : map_loss {
   static constexpr auto name = "binary_focal_crossentropy";
-  static constexpr names parameters{"epsilon", "negative_weight", "positive_weight",
-                                    "apply_class_balancing", "alpha", "gamma"};
+  static constexpr names parameters{
+      "epsilon", "negative_weight", "positive_weight", "apply_class_balancing", "alpha", "gamma"};
   binary_crossentropy<T> crossentropy;
   focal_factor<T> focal;
   FASTLOSS_HD explicit binary_focal_crossentropy(const double* q) : crossentropy(q), focal(q + 3) {}

@@ -24,8 +24,8 @@ FASTLOSS_HD overlap_stats<T> overlap(T agreement, T disagreement) {
   return {disagreement * inverse, agreement * inverse, inverse};
 }
 
-// 1 - (2 sum t p + smooth) / (sum t + sum p + smooth); without smooth (NaN), epsilon is added to the
-// denominator alone
+// 1 - (2 sum t p + smooth) / (sum t + sum p + smooth); without smooth (NaN), epsilon is added to
+// the denominator alone
 template <class T>
 struct dice : region_loss {
   static constexpr auto name = "dice";
@@ -73,8 +73,7 @@ struct tversky : region_loss {
   static constexpr names parameters{"epsilon", "alpha", "beta"};
   using stats = overlap_stats<T>;
   T epsilon, alpha, beta;
-  FASTLOSS_HD explicit tversky(const double* q)
-      : epsilon(T(q[0])), alpha(T(q[1])), beta(T(q[2])) {}
+  FASTLOSS_HD explicit tversky(const double* q) : epsilon(T(q[0])), alpha(T(q[1])), beta(T(q[2])) {}
   FASTLOSS_HD row_terms<T> terms(phase<0>, T t, T p, const stats&) const {
     return {t * p, t * (1 - p), p * (1 - t)};
   }

@@ -8,7 +8,8 @@
 
 namespace fastloss {
 
-// ---- Cross-entropies: sum over classes of t f(q), where q is the row made into a distribution ----
+// ---- Cross-entropies: sum over classes of t f(q), where q is the row made into a distribution
+// ----
 //
 // They are put together from a row, which says how q follows from y_pred, and a term, which is f.
 //
@@ -126,8 +127,8 @@ struct focal_term {
   FASTLOSS_HD class_term<T> operator()(const class_position<T>& q) const {
     T focal = math::pow(q.complement, gamma);
     // -q log q / (1 - q) tends to 0 as q tends to 0, and to 1 as q tends to 1.
-    T ratio = q.share == 0 ? T(0)
-                           : (q.complement == 0 ? T(1) : q.share * q.minus_log / q.complement);
+    T ratio =
+        q.share == 0 ? T(0) : (q.complement == 0 ? T(1) : q.share * q.minus_log / q.complement);
     return {focal * q.minus_log, focal * (1 + gamma * ratio)};
   }
 };
@@ -184,8 +185,7 @@ struct categorical_crossentropy : class_loss<T, probability_row<T>, crossentropy
       : class_loss<T, probability_row<T>, crossentropy_term<T>>(q, q) {}
 };
 template <class T>
-struct categorical_crossentropy_from_logits
-    : class_loss<T, softmax_row<T>, crossentropy_term<T>> {
+struct categorical_crossentropy_from_logits : class_loss<T, softmax_row<T>, crossentropy_term<T>> {
   static constexpr auto name = "categorical_crossentropy_from_logits";
   FASTLOSS_HD explicit categorical_crossentropy_from_logits(const double* q)
       : class_loss<T, softmax_row<T>, crossentropy_term<T>>(q, q) {}
@@ -216,8 +216,7 @@ struct categorical_focal_crossentropy : class_loss<T, probability_row<T>, focal_
       : class_loss<T, probability_row<T>, focal_term<T>>(q, q + 1) {}
 };
 template <class T>
-struct categorical_focal_crossentropy_from_logits
-    : class_loss<T, softmax_row<T>, focal_term<T>> {
+struct categorical_focal_crossentropy_from_logits : class_loss<T, softmax_row<T>, focal_term<T>> {
   static constexpr auto name = "categorical_focal_crossentropy_from_logits";
   static constexpr names parameters{"gamma"};
   FASTLOSS_HD explicit categorical_focal_crossentropy_from_logits(const double* q)

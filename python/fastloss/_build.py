@@ -170,7 +170,11 @@ class Loss:
 
     def _changed(self) -> set[str]:
         defaults = {p.name: p.default for p in self.spec.parameters}
-        defaults |= {"reduction": "sum_over_batch_size", "name": self.spec.object_name, "dtype": None}
+        defaults |= {
+            "reduction": "sum_over_batch_size",
+            "name": self.spec.object_name,
+            "dtype": None,
+        }
         return {k for k, v in self.get_config().items() if v != defaults[k]}
 
 
@@ -199,7 +203,9 @@ def _document(spec: LossSpec, parameters: str, returns: str, call: str) -> str:
         "ValueError\n    For shapes that do not fit, labels outside the classes, or an option "
         "outside its range.\nTypeError\n    For a dtype or an option of the wrong type.\n"
     )
-    example = f">>> import fastloss\n>>> print(f'{{{call}({true}, {pred}):#.7g}}')\n{_seven(value)}\n"
+    example = (
+        f">>> import fastloss\n>>> print(f'{{{call}({true}, {pred}):#.7g}}')\n{_seven(value)}\n"
+    )
     sections = {
         "Parameters": parameters,
         "Returns": returns,

@@ -26,7 +26,11 @@ def _boolean(name: str, value: Any) -> bool:
 
 
 def _number(
-    low: float = -math.inf, high: float = math.inf, *, open_ends: bool = False, optional: bool = False
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_ends: bool = False,
+    optional: bool = False,
 ) -> Check:
     """A check for a real number in [low, high], or in (low, high) with ``open_ends``."""
     brackets = "({}, {})" if open_ends or math.isinf(high) else "[{}, {}]"

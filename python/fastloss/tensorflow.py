@@ -58,7 +58,9 @@ def fused_loss(
     if y_true.dtype in (tf.float16, tf.bfloat16):
         y_true = tf.cast(y_true, tf.float32)
     factors = [tf.convert_to_tensor(x) for x in (sample_weight, mask) if x is not None]
-    factors = [tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x for x in factors]
+    factors = [
+        tf.cast(x, tf.float32) if x.dtype in (tf.float16, tf.bfloat16) else x for x in factors
+    ]
     one_pass = reduction not in (None, "none") and record.could_possibly_record()
     value_shape = _value_shape(plan, y_pred.shape) if reduction in (None, "none") else ()
 
