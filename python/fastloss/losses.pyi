@@ -227,17 +227,23 @@ def binary_crossentropy(
     from_logits: bool = False,
     label_smoothing: float = 0.0,
     axis: int = -1,
+    class_weight: Sequence[float] | None = None,
+    pos_weight: float = 1.0,
 ) -> Any: ...
 
 class BinaryCrossentropy(Loss):
     from_logits: bool
     label_smoothing: float
     axis: int
+    class_weight: Sequence[float] | None
+    pos_weight: float
     def __init__(
         self,
         from_logits: bool = False,
         label_smoothing: float = 0.0,
         axis: int = -1,
+        class_weight: Sequence[float] | None = None,
+        pos_weight: float = 1.0,
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "binary_crossentropy",
         dtype: _DType = None,
@@ -252,6 +258,8 @@ def binary_focal_crossentropy(
     from_logits: bool = False,
     label_smoothing: float = 0.0,
     axis: int = -1,
+    class_weight: Sequence[float] | None = None,
+    pos_weight: float = 1.0,
 ) -> Any: ...
 
 class BinaryFocalCrossentropy(Loss):
@@ -261,6 +269,8 @@ class BinaryFocalCrossentropy(Loss):
     from_logits: bool
     label_smoothing: float
     axis: int
+    class_weight: Sequence[float] | None
+    pos_weight: float
     def __init__(
         self,
         apply_class_balancing: bool = False,
@@ -269,6 +279,8 @@ class BinaryFocalCrossentropy(Loss):
         from_logits: bool = False,
         label_smoothing: float = 0.0,
         axis: int = -1,
+        class_weight: Sequence[float] | None = None,
+        pos_weight: float = 1.0,
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "binary_focal_crossentropy",
         dtype: _DType = None,
@@ -280,17 +292,20 @@ def categorical_crossentropy(
     from_logits: bool = False,
     label_smoothing: float = 0.0,
     axis: int = -1,
+    class_weight: Sequence[float] | None = None,
 ) -> Any: ...
 
 class CategoricalCrossentropy(Loss):
     from_logits: bool
     label_smoothing: float
     axis: int
+    class_weight: Sequence[float] | None
     def __init__(
         self,
         from_logits: bool = False,
         label_smoothing: float = 0.0,
         axis: int = -1,
+        class_weight: Sequence[float] | None = None,
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "categorical_crossentropy",
         dtype: _DType = None,
@@ -304,6 +319,7 @@ def categorical_focal_crossentropy(
     from_logits: bool = False,
     label_smoothing: float = 0.0,
     axis: int = -1,
+    class_weight: Sequence[float] | None = None,
 ) -> Any: ...
 
 class CategoricalFocalCrossentropy(Loss):
@@ -312,6 +328,7 @@ class CategoricalFocalCrossentropy(Loss):
     from_logits: bool
     label_smoothing: float
     axis: int
+    class_weight: Sequence[float] | None
     def __init__(
         self,
         alpha: float | Sequence[float] = 0.25,
@@ -319,6 +336,7 @@ class CategoricalFocalCrossentropy(Loss):
         from_logits: bool = False,
         label_smoothing: float = 0.0,
         axis: int = -1,
+        class_weight: Sequence[float] | None = None,
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "categorical_focal_crossentropy",
         dtype: _DType = None,
@@ -330,17 +348,20 @@ def sparse_categorical_crossentropy(
     from_logits: bool = False,
     ignore_class: int | None = None,
     axis: int = -1,
+    class_weight: Sequence[float] | None = None,
 ) -> Any: ...
 
 class SparseCategoricalCrossentropy(Loss):
     from_logits: bool
     ignore_class: int | None
     axis: int
+    class_weight: Sequence[float] | None
     def __init__(
         self,
         from_logits: bool = False,
         ignore_class: int | None = None,
         axis: int = -1,
+        class_weight: Sequence[float] | None = None,
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "sparse_categorical_crossentropy",
         dtype: _DType = None,
@@ -350,13 +371,16 @@ def categorical_generalized_cross_entropy(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     q: float = 0.5,
+    class_weight: Sequence[float] | None = None,
 ) -> Any: ...
 
 class CategoricalGeneralizedCrossEntropy(Loss):
     q: float
+    class_weight: Sequence[float] | None
     def __init__(
         self,
         q: float = 0.5,
+        class_weight: Sequence[float] | None = None,
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "categorical_generalized_cross_entropy",
         dtype: _DType = None,
