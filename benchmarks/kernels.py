@@ -9,6 +9,7 @@ integer labels. The copy is NumPy's, split over the same threads, timed in the s
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def make_copy(n: int) -> Call:
     """A copy of n float32 by all threads: 8 n bytes moved."""
     source, target = np.ones(n, np.float32), np.empty(n, np.float32)
     ends = np.linspace(0, n, _num_threads + 1).astype(int)
-    slices = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
     pool = ThreadPoolExecutor(_num_threads)
     return lambda: list(pool.map(lambda s: np.copyto(target[s], source[s]), slices))
 
