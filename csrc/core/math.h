@@ -27,7 +27,7 @@ struct format<float> {
   static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // n * ln2_hi is exact
   static constexpr float exp_min = -104.0f, exp_max = 89.0f;
   static constexpr float expm1_min = -64.0f, expm1_max = 88.0f;
-  static constexpr int exp_terms = 7, log_terms = 5;
+  static constexpr int exp_terms = 7, cosh_terms = 5, log_terms = 5;
 };
 
 template <>
@@ -41,7 +41,7 @@ struct format<double> {
   static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
   static constexpr double exp_min = -746.0, exp_max = 710.0;
   static constexpr double expm1_min = -64.0, expm1_max = 709.0;
-  static constexpr int exp_terms = 13, log_terms = 11;
+  static constexpr int exp_terms = 13, cosh_terms = 9, log_terms = 11;
 };
 
 template <class T>
@@ -88,6 +88,15 @@ FASTLOSS_HD T exponential_series(T r) {  // sum of r^(k - K) / k!
 }
 
 template <int K, int Last, class T>
+FASTLOSS_HD T cosh_series(T z) {  // sum of z^(k - K) / (2 k)!
+  constexpr T coefficient = T(inverse_factorial(2 * K));
+  if constexpr (K == Last)
+    return coefficient;
+  else
+    return cosh_series<K + 1, Last>(z) * z + coefficient;
+}
+
+template <int K, int Last, class T>
 FASTLOSS_HD T atanh_series(T z) {  // sum of 2 z^(k - K) / (2 k + 1)
   constexpr T coefficient = T(2.0 / (2 * K + 1));
   if constexpr (K == Last)
@@ -102,7 +111,7 @@ FASTLOSS_HD T power_of_two(typename format<T>::integer n) {
   return bit_cast<T>(typename F::bits(n + F::exponent_bias) << F::mantissa_bits);
 }
 
-// x = n ln 2 + r with |r| <= ln 2 / 2; `expm1_r` = e^r - 1 by its Taylor series.
+// x + tail = n ln 2 + r with |r| <= ln 2 / 2; `expm1_r` = e^r - 1 by its Taylor series.
 template <class T>
 struct reduced_exponential {
   typename format<T>::integer n;
@@ -110,13 +119,13 @@ struct reduced_exponential {
 };
 
 template <class T>
-FASTLOSS_HD reduced_exponential<T> reduce_exponential(T x) {
+FASTLOSS_HD reduced_exponential<T> reduce_exponential(T x, T tail) {
   using F = format<T>;
   constexpr T log2e = T(1.44269504088896340736);
   T shifted = x * log2e + F::round_shift;
   auto n = bit_cast<typename F::integer>(shifted) - bit_cast<typename F::integer>(F::round_shift);
   T nf = shifted - F::round_shift;
-  T r = (x - nf * F::ln2_hi) - nf * F::ln2_lo;
+  T r = (x - nf * F::ln2_hi) - (nf * F::ln2_lo - tail);
   T series = exponential_series<2, F::exp_terms>(r);
   return {n, r + r * r * series};
 }
@@ -128,27 +137,36 @@ FASTLOSS_HD T scale_by_power(T m, typename format<T>::integer n) {
   return m * power_of_two<T>(half) * power_of_two<T>(n - half);
 }
 
+// exp(x + tail) for a tail that is tiny beside one.
 template <class T>
-FASTLOSS_HD T exp(T x) {
+FASTLOSS_HD T exp(T x, T tail = T(0)) {
   using F = format<T>;
-  auto e = reduce_exponential(clamp(x, F::exp_min, F::exp_max));
+  auto e = reduce_exponential(clamp(x, F::exp_min, F::exp_max), tail);
   return scale_by_power(T(1) + e.expm1_r, e.n);
 }
 
-// exp(x + tail) for a tail that is tiny beside one.
+// exp(a - b), as if the difference were not rounded: rounding it would cost |a - b| units.
 template <class T>
-FASTLOSS_HD T exp_corrected(T x, T tail) {
-  using F = format<T>;
-  auto e = reduce_exponential(clamp(x, F::exp_min, F::exp_max));
-  return scale_by_power(T(1) + (e.expm1_r + (T(1) + e.expm1_r) * tail), e.n);
+FASTLOSS_HD T exp_difference(T a, T b) {
+  T d = a - b, minus_b = d - a;
+  T tail = (a - (d - minus_b)) - (b + minus_b);
+  // Below, the power is zero, and the tail NaN if the difference is infinite.
+  return exp(d, d > format<T>::exp_min ? tail : T(0));
 }
 
 template <class T>
 FASTLOSS_HD T expm1(T x) {
   using F = format<T>;
-  auto e = reduce_exponential(clamp(x, F::expm1_min, F::expm1_max));
+  auto e = reduce_exponential(clamp(x, F::expm1_min, F::expm1_max), T(0));
   T scale = power_of_two<T>(e.n);
   return scale * e.expm1_r + (scale - T(1));
+}
+
+// cosh(x) - 1 for |x| <= 1
+template <class T>
+FASTLOSS_HD T coshm1(T x) {
+  T z = x * x;
+  return z * cosh_series<1, format<T>::cosh_terms>(z);
 }
 
 // x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for positive finite x.
@@ -198,10 +216,16 @@ FASTLOSS_HD T log(T x) {
   return log_corrected(x, T(0));
 }
 
+// log(a + b), as if the sum were not rounded.
+template <class T>
+FASTLOSS_HD T log_sum(T a, T b) {
+  T u = a + b;
+  return log_corrected(u, a < b ? a - (u - b) : b - (u - a));
+}
+
 template <class T>
 FASTLOSS_HD T log1p(T x) {
-  T u = T(1) + x;
-  return log_corrected(u, u > T(2) ? T(1) - (u - x) : x - (u - T(1)));
+  return log_sum(T(1), x);
 }
 
 // log(numerator / denominator), given their difference to full relative precision: accurate also
@@ -252,7 +276,7 @@ FASTLOSS_HD T pow(T x, T y) {
   auto e = multiply_exactly(y, log_hi);
   // Where the power over- or underflows, the tail may be inf - inf; it is not needed there.
   T tail = abs(e.product) < -F::exp_min ? e.error + y * log_lo : T(0);
-  T power = exp_corrected(e.product, tail);
+  T power = exp(e.product, tail);
   return x >= T(0) ? power : std::numeric_limits<T>::quiet_NaN();
 }
 

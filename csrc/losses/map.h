@@ -79,8 +79,8 @@ struct huber : map_loss {
   }
 };
 
-// log(cosh(e)). With w = exp(-|e|): cosh e - 1 = (1 - w)^2 / (2 w), which is exact for small
-// errors; for large ones log cosh e = |e| - log 2 + log1p(w^2).
+// log(cosh(e)): log1p(cosh(e) - 1) keeps small errors exact; large ones are |e| - log 2 +
+// log1p(w^2), w = exp(-|e|).
 template <class T>
 struct log_cosh : map_loss {
   static constexpr auto name = "log_cosh";
@@ -90,7 +90,7 @@ struct log_cosh : map_loss {
     bool small = size < 1;
     T v = -math::expm1(-size), w = 1 - v;
     T shift = small ? T(0) : size - T(0.69314718055994530942);
-    T loss = shift + math::log1p(small ? v * v / (2 * w) : w * w);
+    T loss = shift + math::log1p(small ? math::coshm1(e) : w * w);
     T tanh = v * (1 + w) / (1 + w * w);
     T slope = e < 0 ? -tanh : tanh;
     return {loss, slope, -slope};
@@ -146,8 +146,8 @@ struct poisson : map_loss {
   T epsilon;
   FASTLOSS_HD explicit poisson(const double* q) : epsilon(T(q[0])) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    T rate = p + epsilon, log_rate = math::log(rate);
-    return {p - t * log_rate, 1 - t / rate, -log_rate};
+    T log_rate = math::log_sum(p, epsilon);
+    return {p - t * log_rate, ((p - t) + epsilon) / (p + epsilon), -log_rate};
   }
 };
 
@@ -197,19 +197,18 @@ struct focal_factor {
       : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
         weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
         gamma(T(q[2])) {}
-  // The product; by_pred and by_true are bce times the derivatives of log m.
+  // `bce` times the factor; by_pred and by_true are the derivatives of m.
   FASTLOSS_HD map_terms<T> times(const map_terms<T>& bce, T t, T m, T by_pred, T by_true) const {
     T focal = math::pow(m, gamma);
-    T weight = weight_0 + weight_step * t;
-    // A power below one has no finite slope at m = 0; 0 is used there.
-    T dp = m == 0 ? T(0) : times_gamma(by_pred), dt = m == 0 ? T(0) : times_gamma(by_true);
-    return {weight * focal * bce.loss, weight * focal * (dp + bce.d_pred),
-            weight * focal * (dt + bce.d_true) + weight_step * focal * bce.loss};
-  }
-  // Finite, because it meets factors of zero: gamma itself, and m^gamma where it underflows.
-  FASTLOSS_HD T times_gamma(T x) const {
+    // The slope is a power of its own: m^gamma may underflow, or m overflow as a divisor, where the
+    // slope does not. A power below one has no finite slope at m = 0; 0 is used there.
     constexpr T most = std::numeric_limits<T>::max();
-    return math::clamp(gamma * math::clamp(x, -most, most), -most, most);
+    T power = math::pow(m, gamma - 1);
+    T pull = gamma * (power > most ? (m == 0 ? T(0) : most) : power);
+    T weight = weight_0 + weight_step * t;
+    return {
+        weight * focal * bce.loss, weight * (pull * by_pred * bce.loss + focal * bce.d_pred),
+        weight * (pull * by_true * bce.loss + focal * bce.d_true) + weight_step * focal * bce.loss};
   }
 };
 
@@ -222,10 +221,8 @@ struct binary_focal_crossentropy : map_loss {
   focal_factor<T> focal;
   FASTLOSS_HD explicit binary_focal_crossentropy(const double* q) : crossentropy(q), focal(q + 3) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    map_terms<T> bce = crossentropy(t, p);
-    T m = t * (1 - p) + (1 - t) * p;
-    T ratio = bce.loss / m;
-    return focal.times(bce, t, math::abs(m), (1 - 2 * t) * ratio, (1 - 2 * p) * ratio);
+    T m = t * (1 - p) + (1 - t) * p, sign = m < 0 ? T(-1) : T(1);
+    return focal.times(crossentropy(t, p), t, math::abs(m), sign * (1 - 2 * t), sign * (1 - 2 * p));
   }
 };
 
@@ -241,12 +238,9 @@ struct binary_focal_crossentropy_from_logits : map_loss {
       : crossentropy(q), focal(q + 2) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::logistic<T> s(z);
-    map_terms<T> bce = crossentropy(t, z, s);
     T m = t * s.negative + (1 - t) * s.positive;
-    // dm/dz = (1 - 2 t) s(z) s(-z), and dm/dt = s(-z) - s(z). What could over- or underflow is
-    // divided by m first: s(z) s(-z) / m and bce / m never do together.
-    return focal.times(bce, t, m, (1 - 2 * t) * (s.positive * s.negative / m) * bce.loss,
-                       (s.negative - s.positive) * (bce.loss / m));
+    return focal.times(crossentropy(t, z, s), t, m, (1 - 2 * t) * s.positive * s.negative,
+                       s.negative - s.positive);
   }
 };
 

@@ -35,7 +35,7 @@ template <class T>
 struct softmax_row {
   FASTLOSS_HD explicit softmax_row(const double*) {}
   FASTLOSS_HD T key(T x) const { return x; }
-  FASTLOSS_HD T entry(T x, T peak) const { return math::exp(x - peak); }
+  FASTLOSS_HD T entry(T x, T peak) const { return math::exp_difference(x, peak); }
   FASTLOSS_HD void finish(T, T rest, class_stats<T>& s) const {
     s.rest = rest;
     s.total = 1 + rest;

@@ -1,0 +1,155 @@
+"""What docs/losses.md says of each loss beside its row of the registry."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Notes(NamedTuple):
+    """What happens at kinks, clips and limits; and what Keras does otherwise, and why."""
+
+    edges: str = ""
+    differs: str = ""
+
+
+NOTES = {
+    "mean_absolute_percentage_error": Notes(
+        edges=(
+            "A target of 0 counts as 1e-7: t = 0, p = 1 gives 1e9. The gradient where the "
+            "error is 0 is 0."
+        ),
+    ),
+    "mean_squared_logarithmic_error": Notes(
+        edges="Values below 1e-7 count as 1e-7 and have no gradient.",
+        differs=(
+            "Keras subtracts two logarithms, which cancel for close values; here one "
+            "logarithm of their quotient is exact."
+        ),
+    ),
+    "huber": Notes(
+        edges="At |e| = delta both branches agree. A delta of 0 or less is an error.",
+        differs="Keras keeps delta out of get_config; here it is in.",
+    ),
+    "log_cosh": Notes(
+        edges="The slope is tanh(e): no overflow for large errors.",
+        differs=(
+            "Keras cancels to 0 for small errors (at e = 1e-4, where 5e-9 is right); here "
+            "they are exact."
+        ),
+    ),
+    "hinge": Notes(
+        edges=(
+            "Targets become 2 t - 1 if and only if every target of the call is 0 or 1. At t p "
+            "= 1 the gradient is -t, as in TensorFlow."
+        ),
+    ),
+    "squared_hinge": Notes(
+        edges="Targets as for the hinge. At t p = 1 value and gradient are 0.",
+    ),
+    "categorical_hinge": Notes(
+        edges=(
+            "Targets are not converted. The maximum includes the 0 of the true class; classes "
+            "that tie for it share its gradient."
+        ),
+    ),
+    "kl_divergence": Notes(
+        edges=("Outside the clip the gradient is 0. It is a sum over the last axis, not a mean."),
+        differs=(
+            "In float16 Keras is NaN on probabilities of exactly 0 or 1; here half types "
+            "compute in float32."
+        ),
+    ),
+    "poisson": Notes(
+        edges="p below -1e-7 gives NaN.",
+    ),
+    "cosine_similarity": Notes(
+        edges=(
+            "In [-1, 1]; -1 is equal directions. A vector shorter than 1e-7, also the zero "
+            "vector, is scaled by 1e7: its loss and gradient are finite."
+        ),
+        differs="Keras keeps axis out of get_config; here it is in.",
+    ),
+    "binary_crossentropy": Notes(
+        edges=(
+            "The clip is as the dtype rounds it: in float32, p = 1 for t = 0 gives 15.942 and "
+            "p = 0 for t = 1 gives 16.118. Outside the clip the gradient is 0. "
+            "label_smoothing s makes the target t (1 - s) + s / 2."
+        ),
+        differs=(
+            "From logits, the gradient is (1 - t) s(p) - t s(-p) with the sigmoid s, exact "
+            "also where the sigmoid rounds to 1. In float16 Keras is NaN on probabilities of "
+            "exactly 0 or 1; here half types compute in float32."
+        ),
+    ),
+    "binary_focal_crossentropy": Notes(
+        edges=(
+            "From probabilities clipped as for binary_crossentropy, but p_t is not clipped. "
+            "label_smoothing as there. Where 1 - p_t is 0 and gamma is below 1, no finite "
+            "slope exists and 0 is used."
+        ),
+        differs=(
+            "From logits, Keras clips the sigmoid, so the loss saturates at 16.118 with "
+            "gradient 0, and its gradient is NaN at large logits for gamma below 1; here "
+            "neither happens."
+        ),
+    ),
+    "categorical_crossentropy": Notes(
+        edges=(
+            "Targets are not normalized. label_smoothing s makes the target t (1 - s) + s / "
+            "C, C the size of the class axis. A class axis of size 1 is a SyntaxWarning. "
+            "Outside the clip the gradient is 0."
+        ),
+        differs=(
+            "In float16 Keras is NaN on probabilities of exactly 0 or 1; here half types "
+            "compute in float32."
+        ),
+    ),
+    "categorical_focal_crossentropy": Notes(
+        edges=(
+            "alpha is one number, or one per class. Clip and label_smoothing as for "
+            "categorical_crossentropy."
+        ),
+        differs=(
+            "From logits, Keras clips the softmax, so the loss saturates at 16.118 with "
+            "gradient 0; here it does not."
+        ),
+    ),
+    "sparse_categorical_crossentropy": Notes(
+        edges=(
+            "Labels may be of shape (N, 1). Ignored samples have loss 0 and drop out of the "
+            "mean. From probabilities the clip comes before the division by the sum, as in "
+            "Keras on TensorFlow."
+        ),
+        differs=(
+            "A label outside the classes is an error that names it; Keras on TensorFlow gives "
+            "NaN or an error, by device. Labels stay integers, where Keras casts them to the "
+            "dtype (257 in bfloat16 becomes 256). Keras keeps axis out of get_config; here it "
+            "is in."
+        ),
+    ),
+    "categorical_generalized_cross_entropy": Notes(
+        edges="At p[label] = 0 the loss is 1 / q. q outside (0, 1) is an error.",
+        differs=(
+            "q has a default of 0.5 in the function also. At p[label] = 0 the gradient of "
+            "Keras is infinite; here it is finite."
+        ),
+    ),
+    "dice": Notes(
+        edges=(
+            "With axis=None the batch is one region. Both regions empty give 1; with smooth "
+            "above 0 they give 0."
+        ),
+        differs="smooth is an addition to Keras.",
+    ),
+    "iou": Notes(
+        edges="With axis=None the batch is one region. Both regions empty give 0.",
+        differs="Not in Keras: the loss of the field's tutorials.",
+    ),
+    "tversky": Notes(
+        edges="With axis=None the batch is one region. Both regions empty give 1.",
+        differs=(
+            "alpha weighs t (1 - p) and beta p (1 - t), as in Keras 3.15; Keras 3.16 swaps "
+            "them to match its documentation."
+        ),
+    ),
+}
