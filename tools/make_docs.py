@@ -19,7 +19,9 @@ are over the last axis, or over `axis` where a loss has one. 1e-7 is `keras.conf
 `fastloss.keras`. How accurately each is computed stands in [Accuracy](accuracy.md).
 
 Every function takes `(y_true, y_pred)` and the parameters below, and returns one loss per sample.
-Every class takes the parameters, then `reduction="sum_over_batch_size"`, `name` and `dtype=None`.
+Every class takes the parameters, then `reduction="sum_over_batch_size"`, `name` and `dtype=None`;
+`CTC` takes the latter alone, and `Circle` takes `remove_diagonal` last. The classes of `fastloss`
+take arrays when they are called, by keyword.
 
 This holds for all losses:
 
@@ -36,6 +38,8 @@ This holds for all losses:
 TARGETS = {
     "dense": "numbers, of the shape of `y_pred`",
     "integer": "integer class labels, of the shape of `y_pred` without the class axis",
+    "pairwise": "integer labels, one for each embedding",
+    "sequence": "integer labels, of shape (batch, labels); `y_pred` is (batch, time, classes)",
 }
 
 
@@ -49,7 +53,8 @@ def parameters(spec: LossSpec) -> str:
     """The parameters of a loss as a table."""
     if not spec.parameters:
         return "No parameters.\n"
-    rows = [
+    rows = [f"| `{a.name}` | array | `None` | {a.doc} |" for a in spec.arrays]
+    rows += [
         f"| `{p.name}` | `{p.annotation.replace('|', 'or')}` | `{p.default!r}` | {p.doc} |"
         for p in spec.parameters
     ]
@@ -69,11 +74,11 @@ def section(spec: LossSpec) -> str:
             f"{spec.summary}\n",
             f"    {spec.formula}\n",
             f"- Names: {', '.join(names)}. An instance is called `{spec.object_name}`.",
-            f"- Targets: {TARGETS[spec.labels]}.",
+            f"- Targets: {TARGETS.get(spec.kind) or TARGETS[spec.labels]}.",
             *([f"- Edges: {notes.edges}"] if notes.edges else []),
             *([f"- Differs from Keras: {notes.differs}"] if notes.differs else []),
             f"- Source: {spec.source}.",
-            f"- Example: `{spec.name}({true}, {pred})` is {value}.\n",
+            f"- Example: `{spec.name}({true}, {pred}){'[0]' * spec.batched}` is {value}.\n",
             parameters(spec),
         ]
     )
