@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import keras
@@ -325,3 +327,34 @@ def test_fit_follows_keras(rng: Any) -> None:
         fit = model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
         histories.append(fit.history["loss"])
     np.testing.assert_allclose(histories[1], histories[0], rtol=1e-4)
+
+
+def test_patched_keras_runs_on_it(rng: Any) -> None:
+    y, p = draw(rng, (9, 4), np.float32)
+    r, q = rng.integers(0, 3, 5), embeddings(rng, 5, 4, np.float32)
+    losses = [
+        lambda p: keras.losses.Circle(gamma=5.0)(y, p),
+        lambda p: keras.losses.circle(y, p, r, q, remove_diagonal=False),
+    ]
+    expected = [value_and_gradients(loss, lambda f: f, p) for loss in losses]
+    with fastloss.keras.patch():
+        actual = [value_and_gradients(loss, lambda f: f, p) for loss in losses]
+    for own, their in zip(actual, expected, strict=True):
+        assert not np.array_equal(own[1], their[1])  # equal bits would be Keras's own
+        for a, b in zip(own, their, strict=True):
+            assert_near(a, b, 80)
+
+
+@pytest.mark.parametrize("module", [fastloss, fastloss.keras], ids=lambda m: m.__name__)
+def test_copies_are_the_same_loss(module: Any, rng: Any) -> None:
+    loss = module.Circle(gamma=7.0, margin=0.1, remove_diagonal=False, reduction="sum")
+    y, p = draw(rng, (9, 4), np.float32)
+    for twin in (
+        module.get(loss),
+        module.get({"class_name": "Circle", "config": loss.get_config()}),
+        pickle.loads(pickle.dumps(loss)),
+        copy.deepcopy(loss),
+    ):
+        assert twin.get_config() == loss.get_config()
+        assert twin.gamma == 7.0
+        assert twin(y, p) == loss(y, p)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 from typing import Any
 
 import keras
@@ -13,6 +15,7 @@ import tensorflow as tf
 import fastloss
 import fastloss.keras
 import fastloss.tensorflow as ft
+from fastloss._sequence import SequencePlan
 from frameworks import assert_agrees, modes, value_and_gradients
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
@@ -445,3 +448,37 @@ def test_class_is_that_of_keras() -> None:
     assert repr(fastloss.CTC()) == "CTC()"
     config = fastloss.keras.CTC(name="mine").get_config()
     assert fastloss.keras.CTC.from_config(config).get_config() == config
+
+
+@pytest.mark.parametrize("module", [fastloss, fastloss.keras], ids=lambda m: m.__name__)
+def test_copies_are_the_same_loss(module: Any, rng: Any) -> None:
+    loss = module.CTC(reduction="sum")
+    t, x = [[1, 2, 0], [2, 0, 0]], rng.normal(size=(2, 5, 3)).astype("f4")
+    for twin in (
+        module.get({"class_name": "CTC", "config": loss.get_config()}),
+        pickle.loads(pickle.dumps(loss)),
+        copy.deepcopy(loss),
+    ):
+        assert twin.get_config() == loss.get_config()
+        assert twin(t, x) == loss(t, x)
+
+
+def test_patched_keras_runs_on_it(rng: Any, monkeypatch: Any) -> None:
+    t = np.array([[1, 2, 0], [2, 0, 0]])
+    x = rng.normal(size=(2, 5, 3)).astype("f4")
+    losses = [lambda x: keras.losses.CTC()(t, x), lambda x: keras.losses.ctc(t, x)]
+    expected = [value_and_gradients(loss, lambda f: f, x) for loss in losses]
+    calls = []
+    original = SequencePlan.evaluate
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs["reduction"])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(SequencePlan, "evaluate", recording)
+    with fastloss.keras.patch():
+        actual = [value_and_gradients(loss, lambda f: f, x) for loss in losses]
+    assert set(calls) == {"sum_over_batch_size", None}
+    for own, their in zip(actual, expected, strict=True):
+        for a, b in zip(own, their, strict=True):
+            assert_agrees(a, b)
