@@ -453,7 +453,7 @@ def test_class_is_that_of_keras() -> None:
 @pytest.mark.parametrize("module", [fastloss, fastloss.keras], ids=lambda m: m.__name__)
 def test_copies_are_the_same_loss(module: Any, rng: Any) -> None:
     loss = module.CTC(reduction="sum")
-    t, x = [[1, 2, 0], [2, 0, 0]], rng.normal(size=(2, 5, 3)).astype("f4")
+    t, x = np.array([[1, 2, 0], [2, 0, 0]]), rng.normal(size=(2, 5, 3)).astype("f4")
     for twin in (
         module.get({"class_name": "CTC", "config": loss.get_config()}),
         pickle.loads(pickle.dumps(loss)),
