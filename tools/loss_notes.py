@@ -152,4 +152,21 @@ NOTES = {
             "them to match its documentation."
         ),
     ),
+    "circle": Notes(
+        edges=(
+            "A sample without a positive or without a negative has loss 0 and gradient 0. The mean "
+            "of the class is over the samples whose loss is not 0."
+        ),
+        differs="Keras's mask is loss > 0, which also hides a NaN; here a NaN stays visible.",
+    ),
+    "ctc": Notes(
+        edges=(
+            "Equal neighbours need a blank between them. Frames beyond logit_length have gradient "
+            "0."
+        ),
+        differs=(
+            "A label that cannot be aligned is infinite with gradient 0; TensorFlow's dense "
+            "computation gives a finite number near 709. The lengths and the blank are additions."
+        ),
+    ),
 }
