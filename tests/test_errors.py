@@ -47,8 +47,6 @@ def test_shapes_that_do_not_fit(spec: LossSpec, true: Any, pred: Any) -> None:
 
 @losses
 def test_scalars_have_no_axis(spec: LossSpec) -> None:
-    if spec.kind == "region":
-        pytest.skip("a region may be a single number")
     with rejects(ValueError, "y_pred", "dimension", "scalar"):
         make(spec, {})(0, 0.5)
 

@@ -159,11 +159,11 @@ class GridPlan(Plan):
         return scale, shift, weight
 
     def _find_axes(self, ndim: int) -> list[int]:
+        if ndim == 0:
+            raise ValueError("y_pred: expected at least one dimension, got a scalar")
         axis = self.parameters.get("axis", -1)
         if axis is None:
             return list(range(ndim))
-        if ndim == 0:
-            raise ValueError("y_pred: expected at least one dimension, got a scalar")
         out = []
         for a in axis if isinstance(axis, tuple) else (axis,):
             if not -ndim <= a < ndim:
