@@ -124,8 +124,67 @@ class GridPlan(Plan):
             self.class_weight = np.prod(np.broadcast_arrays(*given_per_class), axis=0)
         self._axes: dict[int, list[int]] = {}
 
-    def evaluate(self, y_true: Any, y_pred: Any, **call: Any) -> Any:
-        return evaluate(self, y_true, y_pred, **call)
+    def evaluate(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        *,
+        reduction: str | None,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = 1.0,
+        wrt: Wrt | None = None,
+        out: Array | None = None,
+    ) -> tuple[Any, Array | None, Array | None]:
+        prediction, target = predictions(y_pred), real_numbers(y_true, "y_true")
+        x = _fit_operands(self, target, prediction, sample_weight, mask)
+        dtype = prediction.dtype
+        if out is not None:
+            fit_out(out, prediction.shape, dtype)
+        scale, shift, class_weight = self.target_transform(x.prediction.shape, x.axes)
+
+        # As in Keras, an empty batch of values comes back as it is.
+        how = 0 if x.rows == (0,) else REDUCTIONS[reduction]
+        scalar_upstream, row_upstream = fit_upstream(upstream, x.rows, how)
+        compute = np.dtype(np.float64 if dtype == np.float64 else np.float32)
+        values = np.empty(x.rows, compute) if how == 0 else None
+        grad_pred = grad_true = None
+        if wrt in ("y_pred", "both"):
+            in_place = out is not None and row_upstream is None and _may_write_to(out, x)
+            grad_pred = out if in_place else np.empty(x.prediction.shape, dtype)
+        if wrt in ("y_true", "both"):
+            grad_true = np.empty(x.prediction.shape, dtype)
+
+        value: Any = _core.run(
+            self.kernel,
+            self.kernel_parameters,
+            x.target,
+            x.prediction,
+            x.axes,
+            scale,
+            shift,
+            class_weight,
+            self.ignore_class,
+            x.weight,
+            x.mask,
+            how,
+            scalar_upstream,
+            row_upstream,
+            values,
+            grad_pred,
+            grad_true,
+            _num_threads,
+        )
+        value = compute.type(value) if values is None else values[()]
+        if grad_pred is not None:
+            grad_pred = grad_pred.reshape(prediction.shape)
+            if out is not None:
+                if grad_pred is not out:
+                    out[...] = grad_pred
+                grad_pred = out
+        if grad_true is not None:
+            grad_true = grad_true.reshape(target.shape)
+        return value, grad_pred, grad_true
 
     def axes(self, ndim: int) -> list[int]:
         found = self._axes.get(ndim)
@@ -346,70 +405,6 @@ def _may_write_to(out: Array, x: _Operands) -> bool:
     return out.shape == x.prediction.shape and all(
         _same_elements(out, a) or not np.may_share_memory(out, a) for a in x.arrays()
     )
-
-
-def evaluate(
-    plan: GridPlan,
-    y_true: Any,
-    y_pred: Any,
-    *,
-    reduction: str | None,
-    sample_weight: Any = None,
-    mask: Any = None,
-    upstream: Any = 1.0,
-    wrt: Wrt | None = None,
-    out: Array | None = None,
-) -> tuple[Any, Array | None, Array | None]:
-    """`Plan.evaluate` of the losses that one kernel call computes and reduces."""
-    prediction, target = predictions(y_pred), real_numbers(y_true, "y_true")
-    x = _fit_operands(plan, target, prediction, sample_weight, mask)
-    dtype = prediction.dtype
-    if out is not None:
-        fit_out(out, prediction.shape, dtype)
-    scale, shift, class_weight = plan.target_transform(x.prediction.shape, x.axes)
-
-    # As in Keras, an empty batch of values comes back as it is.
-    how = 0 if x.rows == (0,) else REDUCTIONS[reduction]
-    scalar_upstream, row_upstream = fit_upstream(upstream, x.rows, how)
-    compute = np.dtype(np.float64 if dtype == np.float64 else np.float32)
-    values = np.empty(x.rows, compute) if how == 0 else None
-    grad_pred = grad_true = None
-    if wrt in ("y_pred", "both"):
-        in_place = out is not None and row_upstream is None and _may_write_to(out, x)
-        grad_pred = out if in_place else np.empty(x.prediction.shape, dtype)
-    if wrt in ("y_true", "both"):
-        grad_true = np.empty(x.prediction.shape, dtype)
-
-    value: Any = _core.run(
-        plan.kernel,
-        plan.kernel_parameters,
-        x.target,
-        x.prediction,
-        x.axes,
-        scale,
-        shift,
-        class_weight,
-        plan.ignore_class,
-        x.weight,
-        x.mask,
-        how,
-        scalar_upstream,
-        row_upstream,
-        values,
-        grad_pred,
-        grad_true,
-        _num_threads,
-    )
-    value = compute.type(value) if values is None else values[()]
-    if grad_pred is not None:
-        grad_pred = grad_pred.reshape(prediction.shape)
-        if out is not None:
-            if grad_pred is not out:
-                out[...] = grad_pred
-            grad_pred = out
-    if grad_true is not None:
-        grad_true = grad_true.reshape(target.shape)
-    return value, grad_pred, grad_true
 
 
 def check_wrt(wrt: Any, plan: Plan, out: Array | None) -> None:

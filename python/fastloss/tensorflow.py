@@ -54,19 +54,12 @@ def fused_loss(
     in what flows back.
     """
     y_pred = tf.convert_to_tensor(y_pred)
-    y_true = tf.convert_to_tensor(y_true)
-    own_dtype = y_pred.dtype
-    if own_dtype in (tf.float16, tf.bfloat16):
-        y_pred = tf.cast(y_pred, tf.float32)
-    elif not own_dtype.is_floating:
-        y_pred = tf.cast(y_pred, tf.float32)
-        own_dtype = tf.float32
-    if y_true.dtype in (tf.float16, tf.bfloat16):
-        y_true = tf.cast(y_true, tf.float32)
+    own_dtype = y_pred.dtype if y_pred.dtype.is_floating else tf.float32
+    y_pred = _widened(y_pred if y_pred.dtype.is_floating else tf.cast(y_pred, tf.float32))
+    y_true = _widened(tf.convert_to_tensor(y_true))
     more = {"sample_weight": sample_weight, "mask": mask, **arrays}
-    more = {name: tf.convert_to_tensor(x) for name, x in more.items() if x is not None}
-    halves = (tf.float16, tf.bfloat16)
-    factors = [tf.cast(x, tf.float32) if x.dtype in halves else x for x in more.values()]
+    more = {n: _widened(tf.convert_to_tensor(x)) for n, x in more.items() if x is not None}
+    factors = list(more.values())
     one_pass = reduction not in (None, "none") and record.could_possibly_record()
     value_shape = _value_shape(plan, y_pred.shape) if reduction in (None, "none") else ()
 
@@ -125,6 +118,11 @@ def fused_loss(
         return value, backward
 
     return tf.cast(fused(y_true, y_pred, *factors), own_dtype)
+
+
+def _widened(tensor: Any) -> Any:
+    """Half types as float32, which is what their losses are computed in."""
+    return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.float16, tf.bfloat16) else tensor
 
 
 def _bridge(
