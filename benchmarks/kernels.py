@@ -20,7 +20,6 @@ import numpy as np
 
 import fastloss
 from fastloss import _core
-from fastloss._evaluate import _num_threads
 from fastloss._registry import REGISTRY
 
 ROUNDS = 7
@@ -31,9 +30,9 @@ Call = Callable[[], Any]
 def make_copy(n: int) -> Call:
     """A copy of n float32 by all threads: 8 n bytes moved."""
     source, target = np.ones(n, np.float32), np.empty(n, np.float32)
-    ends = np.linspace(0, n, _num_threads + 1).astype(int)
+    ends = np.linspace(0, n, _core.num_threads() + 1).astype(int)
     slices = [slice(a, b) for a, b in itertools.pairwise(ends)]
-    pool = ThreadPoolExecutor(_num_threads)
+    pool = ThreadPoolExecutor(_core.num_threads())
     return lambda: list(pool.map(lambda s: np.copyto(target[s], source[s]), slices))
 
 
@@ -77,7 +76,9 @@ def main() -> None:
         for name, (call, _) in calls.items():
             times[name].append(seconds(call))
 
-    print(f"{shape} float32, {_num_threads} threads, {_core.instruction_set()}, {ROUNDS} rounds")
+    print(
+        f"{shape} float32, {_core.num_threads()} threads, {_core.instruction_set()}, {ROUNDS} rounds"
+    )
     print(f"{'':44}{'ms':>8}{'range':>16}{'GB/s':>8}{'% of copy':>11}")
     floor = calls["copy"][1] / statistics.median(times["copy"])
     for name, measured in times.items():

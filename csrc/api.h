@@ -99,6 +99,10 @@ void run_ctc(const ctc_request& r);
 
 // The instruction set that the kernels run on, chosen once; environment FASTLOSS_ISA forces one.
 const char* instruction_set();
-int max_threads();
+
+// How many threads a call may use: environment FASTLOSS_NUM_THREADS, else what OpenMP finds, until
+// it is set.
+int num_threads();
+void set_num_threads(int n);
 
 }  // namespace fastloss

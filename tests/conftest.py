@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastloss
-from fastloss import _evaluate
+from fastloss import _core
 
 # The helper modules beside this file are imported by name, whatever pytest's import mode is.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,6 +25,6 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 @pytest.fixture
 def any_threads() -> Iterator[None]:
     """Puts the number of threads back after a test that sets it."""
-    before = _evaluate._num_threads
+    before = _core.num_threads()
     yield
     fastloss.set_num_threads(before)

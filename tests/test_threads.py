@@ -13,7 +13,7 @@ import pytest
 
 import fastloss
 from cases import cases, describe, draw, dtypes, make, resolved, same_bits
-from fastloss import _evaluate
+from fastloss import _core
 from fastloss._registry import LossSpec
 
 pytestmark = pytest.mark.usefixtures("any_threads")
@@ -94,11 +94,11 @@ def test_number_of_threads_below_one_is_an_error(n: int) -> None:
 
 
 def test_number_of_threads_that_is_no_integer_is_an_error_and_changes_nothing() -> None:
-    before = _evaluate._num_threads
+    before = _core.num_threads()
     for wrong in (1.5, "2", None):
         with pytest.raises(TypeError):
             fastloss.set_num_threads(wrong)
-    assert _evaluate._num_threads == before
+    assert _core.num_threads() == before
 
 
 def run_python(code: str, **environment: str) -> str:
@@ -115,7 +115,7 @@ def run_python(code: str, **environment: str) -> str:
 
 
 def test_environment_variable_sets_the_number_of_threads() -> None:
-    code = "from fastloss import _evaluate; print(_evaluate._num_threads)"
+    code = "from fastloss import _core; print(_core.num_threads())"
     assert run_python(code, FASTLOSS_NUM_THREADS="5") == "5"
 
 

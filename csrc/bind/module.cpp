@@ -5,20 +5,14 @@
 #include <pybind11/stl.h>
 
 #include "api.h"
+#include "bind/tensorflow.h"
+#include "plan.h"
 
 namespace py = pybind11;
 using namespace fastloss;
 using std::int64_t;
 
 namespace {
-
-using shape = std::vector<int64_t>;
-
-std::string text(const shape& s) {
-  std::string out = "(";
-  for (std::size_t i = 0; i < s.size(); ++i) out += (i ? ", " : "") + std::to_string(s[i]);
-  return out + (s.size() == 1 ? ",)" : ")");
-}
 
 shape shape_of(const py::array& a) { return {a.shape(), a.shape() + a.ndim()}; }
 
@@ -144,7 +138,7 @@ double run_arrays(int loss, std::vector<double> parameters, const py::array& y_t
                   const std::optional<py::array>& mask, int reduce, double upstream,
                   const std::optional<py::array>& row_upstream,
                   const std::optional<py::array>& values, const std::optional<py::array>& grad_pred,
-                  const std::optional<py::array>& grad_true, int threads) {
+                  const std::optional<py::array>& grad_true) {
   if (loss < 0 || loss >= static_cast<int>(losses().size()))
     throw py::value_error("loss: no such index");
   const loss_info& info = losses()[loss];
@@ -200,7 +194,7 @@ double run_arrays(int loss, std::vector<double> parameters, const py::array& y_t
     expect_writable(*grad_true, stored, "grad_true");
     r.grad_true = g.on_grid(*grad_true, "grad_true");
   }
-  r.threads = threads;
+  r.threads = num_threads();
 
   try {
     py::gil_scoped_release release;
@@ -218,7 +212,7 @@ using reals = py::array_t<double, py::array::c_style | py::array::forcecast>;
 void run_ctc_arrays(const integers& y_true, const integers& label_length, const py::array& y_pred,
                     const integers& logit_length, int64_t blank, const reals& weight,
                     const reals& slope, const py::array& values,
-                    const std::optional<py::array>& grad, int threads) {
+                    const std::optional<py::array>& grad) {
   if (y_true.ndim() != 2 || y_pred.ndim() != 3 || y_true.shape(0) != y_pred.shape(0))
     throw py::value_error(
         "y_true: expected shape (batch, labels) and for y_pred (batch, frames, "
@@ -249,7 +243,7 @@ void run_ctc_arrays(const integers& y_true, const integers& label_length, const 
     expect_writable(*grad, stored, "out");
     r.grad = grid(y_pred, {2}).on_grid(*grad, "out");
   }
-  r.threads = threads;
+  r.threads = num_threads();
   py::gil_scoped_release release;
   run_ctc(r);
 }
@@ -270,16 +264,35 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "instruction_set", [] { return std::string(instruction_set()); },
       "The instruction set that the kernels run on.");
-  m.def("max_threads", &max_threads, "The number of threads that OpenMP would use.");
+  m.def("num_threads", &num_threads, "How many threads a call may use.");
+  m.def("set_num_threads", &set_num_threads, py::arg("n"));
+  m.def(
+      "plan_text",
+      [](int loss, std::vector<double> parameters, std::optional<std::vector<int>> axes,
+         double label_smoothing, std::vector<double> class_weight, std::string class_weight_name,
+         std::optional<int64_t> ignore_class) {
+        return to_text({loss, std::move(parameters), std::move(axes), label_smoothing,
+                        std::move(class_weight), std::move(class_weight_name), ignore_class});
+      },
+      py::arg("loss"), py::arg("parameters"), py::arg("axes").none(true),
+      py::arg("label_smoothing"), py::arg("class_weight"), py::arg("class_weight_name"),
+      py::arg("ignore_class").none(true), "A loss with its options as a line of text.");
+  m.def("register_tensorflow_ops", &register_tensorflow_ops, py::arg("path"),
+        "Registers the ops with the TensorFlow whose libtensorflow_framework is at that path.");
+  m.def("register_xla_handler", &register_xla_handler, py::arg("path"),
+        "Registers the handler of custom calls with the XLA of the libtensorflow_cc at that path.");
+  m.attr("TENSORFLOW_LOSS_OP") = tensorflow_loss_op;
+  m.attr("TENSORFLOW_SCALE_OP") = tensorflow_scale_op;
+  m.attr("XLA_TARGET") = xla_target;
   m.def("run", &run_arrays, py::arg("loss"), py::arg("parameters"), py::arg("y_true"),
         py::arg("y_pred"), py::arg("axes"), py::arg("target_scale"), py::arg("target_shift"),
         py::arg("class_weight").none(true), py::arg("ignore_class").none(true),
         py::arg("sample_weight").none(true), py::arg("mask").none(true), py::arg("reduction"),
         py::arg("upstream"), py::arg("row_upstream").none(true), py::arg("values").none(true),
-        py::arg("grad_pred").none(true), py::arg("grad_true").none(true), py::arg("threads"),
+        py::arg("grad_pred").none(true), py::arg("grad_true").none(true),
         "Computes one loss; returns the reduced value and fills the given output arrays.");
   m.def("run_ctc", &run_ctc_arrays, py::arg("y_true"), py::arg("label_length"), py::arg("y_pred"),
         py::arg("logit_length"), py::arg("blank"), py::arg("weight"), py::arg("slope"),
-        py::arg("values"), py::arg("grad").none(true), py::arg("threads"),
+        py::arg("values"), py::arg("grad").none(true),
         "Fills the values (times weight) and the gradient (times slope) of every sample.");
 }

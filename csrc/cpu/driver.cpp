@@ -477,6 +477,4 @@ double run(const request& r) {
   return cpu::call<float>(r).run();
 }
 
-int max_threads() { return cpu::max_threads(); }
-
 }  // namespace fastloss

@@ -5,8 +5,6 @@
 
 namespace fastloss::cpu {
 
-int max_threads();
-
 // False in a child made by fork() of a process that had a thread team: GNU OpenMP would wait there
 // for threads that no longer exist.
 bool threads_survive();

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import fastloss
-from fastloss import _core, _evaluate
+from fastloss import _core
 from fastloss._registry import REGISTRY
 
 
@@ -32,7 +32,7 @@ def info(_: argparse.Namespace) -> int:
     rows = [
         ("fastloss", fastloss.__version__),
         ("instruction set", _core.instruction_set()),
-        ("threads", str(_evaluate._num_threads)),
+        ("threads", str(_core.num_threads())),
         ("Python", platform.python_version()),
         ("platform", platform.platform()),
     ]

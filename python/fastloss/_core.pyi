@@ -2,9 +2,25 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+TENSORFLOW_LOSS_OP: str
+TENSORFLOW_SCALE_OP: str
+XLA_TARGET: str
+
 def losses() -> list[tuple[str, str, bool, list[str]]]: ...
 def instruction_set() -> str: ...
-def max_threads() -> int: ...
+def num_threads() -> int: ...
+def set_num_threads(n: int) -> None: ...
+def plan_text(
+    loss: int,
+    parameters: list[float],
+    axes: list[int] | None,
+    label_smoothing: float,
+    class_weight: list[float],
+    class_weight_name: str,
+    ignore_class: int | None,
+) -> str: ...
+def register_tensorflow_ops(path: str) -> None: ...
+def register_xla_handler(path: str) -> None: ...
 def run(
     loss: int,
     parameters: list[float],
@@ -23,7 +39,6 @@ def run(
     values: NDArray[Any] | None,
     grad_pred: NDArray[Any] | None,
     grad_true: NDArray[Any] | None,
-    threads: int,
 ) -> float: ...
 def run_ctc(
     y_true: NDArray[Any],
@@ -35,5 +50,4 @@ def run_ctc(
     slope: NDArray[Any],
     values: NDArray[Any],
     grad: NDArray[Any] | None,
-    threads: int,
 ) -> None: ...

@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits
 
 import fastloss
 import fastloss.keras
-from fastloss import _core, _evaluate
+from fastloss import _core
 from fastloss._evaluate import Array
 
 EPOCHS = 20
@@ -273,7 +273,7 @@ def main(output: Path) -> int:
     tf.config.set_visible_devices([], "GPU")  # fastloss computes on the CPU
     console.print(
         f"fastloss {fastloss.__version__} ({_core.instruction_set()}, "
-        f"{_evaluate._num_threads} threads), Keras {keras.__version__}, "
+        f"{_core.num_threads()} threads), Keras {keras.__version__}, "
         f"TensorFlow {tf.__version__}\n"
     )
     reference, ours = train_both(console)

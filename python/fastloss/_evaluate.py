@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -30,7 +29,6 @@ REDUCTIONS: dict[str | None, int] = {
 }
 
 _KERNELS = {name: (i, sparse, params) for i, (name, _, sparse, params) in enumerate(_core.losses())}
-_num_threads = int(os.environ.get("FASTLOSS_NUM_THREADS", "0")) or _core.max_threads()
 
 
 def set_num_threads(n: int) -> None:
@@ -58,10 +56,9 @@ def set_num_threads(n: int) -> None:
     >>> import fastloss
     >>> fastloss.set_num_threads(2)
     """
-    global _num_threads
     if n < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
-    _num_threads = operator.index(n)
+    _core.set_num_threads(operator.index(n))
 
 
 def check_reduction(reduction: Any) -> None:
@@ -173,7 +170,6 @@ class GridPlan(Plan):
             values,
             grad_pred,
             grad_true,
-            _num_threads,
         )
         value = compute.type(value) if values is None else values[()]
         if grad_pred is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss import _core, _evaluate
+from fastloss import _core
 from fastloss._evaluate import Array, Plan, Wrt, fit_out, integer_labels, predictions
 from fastloss._samples import Samples
 
@@ -70,7 +70,6 @@ class SequencePlan(Plan):
             weight * samples.upstream,
             losses,
             grad,
-            _evaluate._num_threads,
         )
         if out is not None and grad is not None and grad is not out:
             out[...] = grad

@@ -1,0 +1,99 @@
+// A loss with its options, and how the arrays of a call fit it: the rules that every front end
+// shares, and the words for what does not fit.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "api.h"
+
+namespace fastloss {
+
+using shape = std::vector<std::int64_t>;
+
+std::string text(const shape& s);  // "(3, 4)"
+
+// An array of a front end, which keeps it alive. Strides are in bytes.
+struct array {
+  char* data = nullptr;
+  dtype type = dtype::f32;
+  shape sizes, strides;
+};
+
+// An array without gaps, the last axis fastest.
+array contiguous(void* data, dtype type, shape sizes);
+
+// An argument that does not fit; the message names it.
+struct argument_error : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+// All that a call does not change.
+struct plan {
+  int loss = -1;                         // index into losses()
+  std::vector<double> parameters;        // as losses()[loss].parameters names them
+  std::optional<std::vector<int>> axes;  // of one loss value, counted from the end if negative;
+                                         // without a value, all
+  double label_smoothing = 0;
+  std::vector<double> class_weight;  // of row losses: none, one for all, or one per class
+  std::string class_weight_name = "class_weight";  // what the user calls them
+  std::optional<std::int64_t> ignore_class;
+
+  const loss_info& info() const { return losses()[loss]; }
+  // The axes as indices from 0, in order, for y_pred with that many.
+  std::vector<int> axes_of(int rank) const;
+};
+
+// The plan as one line, and back: what can be kept in a graph and sent to another process.
+std::string to_text(const plan& p);
+plan plan_from_text(const std::string& line);
+
+// A call of a plan, built up argument by argument; each is checked when it comes. Arrays must live
+// until `run` returns.
+class fitted {
+ public:
+  fitted(const plan& p, const array& y_true, const array& y_pred);
+
+  // The shape of unreduced values: that of y_pred without the axes of the loss.
+  const shape& value_shape() const { return rows_; }
+  std::int64_t value_count() const { return request_.rows; }
+  dtype compute_type() const { return request_.compute; }  // of unreduced values
+
+  void sample_weight(const array& w);
+  void mask(const array& m);  // of booleans
+  void upstream(double u) { request_.upstream = u; }
+  void upstream(const array& u);  // a scalar, or with reduction::none one per value
+  void reduce(reduction how) { request_.reduce = how; }
+
+  // Outputs. Gradients are shaped as what they belong to, and may share its memory.
+  void values(const array& a);
+  void grad_pred(const array& a);
+  void grad_true(const array& a);
+
+  // Computes; returns the reduced value (0 with reduction::none).
+  double run();
+
+ private:
+  // The one adjustment of shapes: Keras's, where ranks differ by one.
+  enum class rank_rule { as_is, add_last, drop_last };
+  static array adjusted(array a, rank_rule rule);
+  void fit_target(array& y_true, array& y_pred);
+  void fit_labels(array& y_true, const array& y_pred) const;
+  void transform_targets();
+  view on_grid(const array& a) const;
+  view on_rows(const array& a) const;
+  factor fit_weight(const array& w, const char* argument) const;
+  [[noreturn]] void explain(const label_error& e) const;
+
+  const plan& plan_;
+  array y_true_;  // as given, for messages
+  std::vector<int> row_dims_, col_dims_;
+  shape grid_, rows_;
+  rank_rule true_rule_ = rank_rule::as_is, pred_rule_ = rank_rule::as_is;
+  request request_;
+};
+
+}  // namespace fastloss
