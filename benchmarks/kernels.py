@@ -76,9 +76,8 @@ def main() -> None:
         for name, (call, _) in calls.items():
             times[name].append(seconds(call))
 
-    print(
-        f"{shape} float32, {_core.num_threads()} threads, {_core.instruction_set()}, {ROUNDS} rounds"
-    )
+    threads, isa = _core.num_threads(), _core.instruction_set()
+    print(f"{shape} float32, {threads} threads, {isa}, {ROUNDS} rounds")
     print(f"{'':44}{'ms':>8}{'range':>16}{'GB/s':>8}{'% of copy':>11}")
     floor = calls["copy"][1] / statistics.median(times["copy"])
     for name, measured in times.items():

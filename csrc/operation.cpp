@@ -61,19 +61,35 @@ const array* operation::find(const std::vector<array>& inputs, const char* name)
   return at == inputs_.end() ? nullptr : &inputs[at - inputs_.begin()];
 }
 
-void operation::run(const std::vector<array>& inputs, const get_output& output) const {
+void operation::expect_count(const std::vector<array>& inputs) const {
   if (inputs.size() != inputs_.size())
     throw argument_error("expected " + std::to_string(inputs_.size()) + " inputs, got " +
                          std::to_string(inputs.size()));
+}
+
+void operation::run(const std::vector<array>& inputs, const get_output& output) const {
+  expect_count(inputs);
   plan_ ? run_plan(inputs, output) : run_ctc(inputs, output);
 }
 
-void operation::run_plan(const std::vector<array>& inputs, const get_output& output) const {
-  const array &y_true = inputs[0], &y_pred = inputs[1];
-  fitted call(*plan_, y_true, y_pred);
+void operation::check(const std::vector<array>& inputs) const {
+  expect_count(inputs);
+  if (plan_)
+    fit(inputs);
+  else
+    fit_ctc(inputs);
+}
+
+fitted operation::fit(const std::vector<array>& inputs) const {
+  fitted call(*plan_, inputs[0], inputs[1]);
   call.reduce(reduce_);
   if (const array* w = find(inputs, "sample_weight")) call.sample_weight(*w);
   if (const array* m = find(inputs, "mask")) call.mask(*m);
+  return call;
+}
+
+void operation::run_plan(const std::vector<array>& inputs, const get_output& output) const {
+  fitted call = fit(inputs);
   if (const array* u = find(inputs, "upstream")) call.upstream(*u);
   const bool reduced = reduce_ != reduction::none;
   std::vector<double> unwanted;
@@ -82,11 +98,11 @@ void operation::run_plan(const std::vector<array>& inputs, const get_output& out
     if (outputs_[i] == "value")
       value = output(i, reduced ? shape{} : call.value_shape());
     else if (outputs_[i] == "grad_pred")
-      call.grad_pred(output(i, y_pred.sizes));
+      call.grad_pred(output(i, inputs[1].sizes));
     else
-      call.grad_true(output(i, y_true.sizes));
+      call.grad_true(output(i, inputs[0].sizes));
   }
-  if (!reduced && !value) {  // the kernels write the values they reduce nothing of
+  if (!reduced && !value) {  // the kernels write the values that nothing reduces
     unwanted.resize(call.value_count());
     value = contiguous(unwanted.data(), call.compute_type(), call.value_shape());
   }
@@ -95,12 +111,12 @@ void operation::run_plan(const std::vector<array>& inputs, const get_output& out
   if (reduced && value) write_scalar(*value, sum);
 }
 
-void operation::run_ctc(const std::vector<array>& inputs, const get_output& output) const {
+// All but what depends on elements of the inputs and on outputs.
+ctc_request operation::fit_ctc(const std::vector<array>& inputs) const {
   const array &labels = inputs[0], &logits = inputs[1];
   if (labels.sizes.size() != 2 || logits.sizes.size() != 3 || labels.sizes[0] != logits.sizes[0])
     throw argument_error(
-        "y_true: expected shape (batch, labels) for y_pred of shape (batch, time, "
-        "classes), got " +
+        "y_true: expected shape (batch, labels) for y_pred of shape (batch, time, classes), got " +
         text(labels.sizes) + " and " + text(logits.sizes));
   ctc_request r;
   r.batch = logits.sizes[0];
@@ -124,6 +140,12 @@ void operation::run_ctc(const std::vector<array>& inputs, const get_output& outp
   r.labels = integers("y_true");
   r.label_length = integers("label_length");
   r.logit_length = integers("logit_length");
+  r.threads = num_threads();
+  return r;
+}
+
+void operation::run_ctc(const std::vector<array>& inputs, const get_output& output) const {
+  ctc_request r = fit_ctc(inputs);
   const std::vector<double> ones(r.batch, 1.0);
   std::vector<double> slope = ones, unwanted;
   if (const array* u = find(inputs, "upstream")) {
@@ -131,10 +153,8 @@ void operation::run_ctc(const std::vector<array>& inputs, const get_output& outp
       throw argument_error("upstream: expected the shape of the loss values, " + text({r.batch}) +
                            ", got " + text(u->sizes));
     const view v = cpu::coalesced(as_view(*u));
-    for (int64_t i = 0; i < r.batch; ++i) {
-      double scratch;
-      slope[i] = *cpu::load(v, i, 1, &scratch);
-    }
+    double scratch;
+    for (int64_t i = 0; i < r.batch; ++i) slope[i] = *cpu::load(v, i, 1, &scratch);
   }
   r.weight = ones.data();
   r.slope = slope.data();
@@ -142,13 +162,12 @@ void operation::run_ctc(const std::vector<array>& inputs, const get_output& outp
     if (outputs_[i] == "value")
       r.values = as_view(output(i, {r.batch}));
     else
-      r.grad = as_view(output(i, logits.sizes));
+      r.grad = as_view(output(i, inputs[1].sizes));
   }
   if (!r.values.data) {
     unwanted.resize(r.batch);
     r.values = as_view(contiguous(unwanted.data(), r.compute, {r.batch}));
   }
-  r.threads = num_threads();
   fastloss::run_ctc(r);
 }
 

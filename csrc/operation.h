@@ -24,12 +24,18 @@ class operation {
   using get_output = std::function<array(std::size_t i, const shape& sizes)>;
   void run(const std::vector<array>& inputs, const get_output& output) const;
 
+  // Throws what `run` would for inputs of these shapes and types; looks at no element.
+  void check(const std::vector<array>& inputs) const;
+
   std::size_t input_count() const { return inputs_.size(); }
   std::size_t output_count() const { return outputs_.size(); }
 
  private:
   const array* find(const std::vector<array>& inputs, const char* name) const;
+  void expect_count(const std::vector<array>& inputs) const;
+  fitted fit(const std::vector<array>& inputs) const;
   void run_plan(const std::vector<array>& inputs, const get_output& output) const;
+  ctc_request fit_ctc(const std::vector<array>& inputs) const;
   void run_ctc(const std::vector<array>& inputs, const get_output& output) const;
 
   reduction reduce_ = reduction::none;

@@ -20,7 +20,15 @@ from fastloss._registry import LossSpec
 _two_devices = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], _two_devices)
 
-modes = pytest.mark.parametrize("mode", [lambda f: f, tf.function], ids=["eager", "graph"])
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled by XLA."""
+    return tf.function(function, jit_compile=True)
+
+
+modes = pytest.mark.parametrize(
+    "mode", [lambda f: f, tf.function, compiled], ids=["eager", "graph", "xla"]
+)
 
 # Options that no loss of Keras has: such variants are held against the oracle, in NumPy.
 KERAS_LACKS = {"smooth", "class_weight", "pos_weight"}

@@ -6,6 +6,7 @@
 
 #include "api.h"
 #include "bind/tensorflow.h"
+#include "operation.h"
 #include "plan.h"
 
 namespace py = pybind11;
@@ -47,6 +48,10 @@ dtype type_of(const py::array& a, const char* argument) {
   throw py::type_error(std::string(argument) + ": dtype " + py::str(d).cast<std::string>() +
                        " is not supported; expected float16, bfloat16, float32 or float64, or for "
                        "targets and weights also bool or an integer, in native byte order");
+}
+
+dtype type_named(const std::string& name) {
+  return type_of(py::array(py::dtype(name), shape{0}), "dtype");
 }
 
 // y_pred as rows x cols; tells where the other arrays of a call live on it.
@@ -277,6 +282,16 @@ PYBIND11_MODULE(_core, m) {
       py::arg("loss"), py::arg("parameters"), py::arg("axes").none(true),
       py::arg("label_smoothing"), py::arg("class_weight"), py::arg("class_weight_name"),
       py::arg("ignore_class").none(true), "A loss with its options as a line of text.");
+  m.def(
+      "check_operation",
+      [](const std::string& line, const std::vector<std::pair<std::string, shape>>& inputs) {
+        std::vector<array> arrays;
+        for (const auto& [type, sizes] : inputs)
+          arrays.push_back(contiguous(nullptr, type_named(type), sizes));
+        operation(line).check(arrays);
+      },
+      py::arg("line"), py::arg("inputs"),
+      "Raises what the operation would for inputs of these (dtype, shape).");
   m.def("register_tensorflow_ops", &register_tensorflow_ops, py::arg("path"),
         "Registers the ops with the TensorFlow whose libtensorflow_framework is at that path.");
   m.def("register_xla_handler", &register_xla_handler, py::arg("path"),

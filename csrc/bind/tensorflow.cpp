@@ -341,9 +341,7 @@ void register_op(const char* name, const std::vector<const char*>& inputs,
   s.check();
 }
 
-}  // namespace
-
-void register_tensorflow_ops(const std::string& path) {
+bool register_ops(const std::string& path) {
   void* library = dlopen(path.c_str(), RTLD_NOLOAD | RTLD_LAZY);
   if (!library) throw std::runtime_error("TensorFlow's library is not loaded: " + path);
   find_all(library);
@@ -353,6 +351,13 @@ void register_tensorflow_ops(const std::string& path) {
   register_op(tensorflow_scale_op, {"grad: T", "upstream: U"}, {"scaled: S"},
               {"axes: string", "T: type", "U: type", "S: type"}, shape_of_first_input, create_scale,
               compute_scale, delete_scale);
+  return true;
+}
+
+}  // namespace
+
+void register_tensorflow_ops(const std::string& path) {
+  [[maybe_unused]] static const bool once = register_ops(path);
 }
 
 }  // namespace fastloss

@@ -6,7 +6,7 @@
 
 namespace fastloss {
 
-// Both throw std::runtime_error that says what is missing. Each may be called once per process.
+// Both throw std::runtime_error that says what is missing. Once registered, they do nothing.
 
 // Registers the ops `tensorflow_loss_op` and `tensorflow_scale_op` with the library at `path`
 // (libtensorflow_framework), for the CPU.

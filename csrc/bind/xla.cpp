@@ -191,9 +191,7 @@ XLA_FFI_Error* handle(XLA_FFI_CallFrame* frame) {
 
 XLA_FFI_ByteSpan span(const char* s) { return {s, std::char_traits<char>::length(s)}; }
 
-}  // namespace
-
-void register_xla_handler(const std::string& path) {
+bool register_handler(const std::string& path) {
   void* library = dlopen(path.c_str(), RTLD_NOLOAD | RTLD_LAZY);
   if (!library) throw std::runtime_error("TensorFlow's library is not loaded: " + path);
   constexpr const char* symbol = "_ZN3xla3ffi12GetXlaFfiApiEv";  // xla::ffi::GetXlaFfiApi()
@@ -214,6 +212,13 @@ void register_xla_handler(const std::string& path) {
     api->Error_Destroy(&gone);
     throw std::runtime_error(message);
   }
+  return true;
+}
+
+}  // namespace
+
+void register_xla_handler(const std::string& path) {
+  [[maybe_unused]] static const bool once = register_handler(path);
 }
 
 }  // namespace fastloss

@@ -7,24 +7,19 @@ import warnings
 from typing import Any
 
 # First, because it says clearly what to install when TensorFlow is missing.
-from fastloss.tensorflow import fused_loss, in_xla, keras_values, per_sample  # isort: skip
+from fastloss.tensorflow import fused_loss, per_sample, warn_of_fallback  # isort: skip
 
 import keras
 import tensorflow as tf
 from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.tensorflow.nn import _get_logits
-from keras.src.losses.loss import (
-    apply_mask,
-    reduce_values,
-    scale_loss_for_distribution,
-    squeeze_or_expand_to_same_rank,
-)
-from tensorflow.python.eager import record
+from keras.src.losses.loss import scale_loss_for_distribution, squeeze_or_expand_to_same_rank
 
 from fastloss._evaluate import GridPlan, Plan
-from fastloss._keras_functions import compute
+from fastloss._keras_functions import compute, reduce_losses
 from fastloss._plans import make_plan
 from fastloss._registry import BY_NAME, LossSpec
+from fastloss._tensorflow_ops import obstacle
 
 _KERAS_VERSION = tuple(int(n) for n in keras.__version__.split(".")[:2])
 
@@ -158,7 +153,7 @@ def _operands(
 ) -> tuple[Plan, Any, Any] | None:
     """A plan with y_true and y_pred for it; None if only Keras's own function takes them."""
     strange = (keras.KerasTensor, tf.SparseTensor, tf.RaggedTensor)
-    if in_xla() or any(isinstance(x, strange) for x in (y_true, y_pred, *arrays)):
+    if obstacle(y_pred) or any(isinstance(x, strange) for x in (y_true, y_pred, *arrays)):
         return None
     if any(tf.is_tensor(v) or isinstance(v, keras.Variable) for v in given.values()):
         return None  # it may be learned
@@ -193,8 +188,8 @@ def loss_values(spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any)
     given = {k: v for k, v in given.items() if k not in names}
     operands = _operands(spec, given, y_true, y_pred, *arrays.values())
     if operands is None:
-        own = keras_values if in_xla() else compute
-        return own(spec, y_true, y_pred, given, **arrays)
+        warn_of_fallback(obstacle(y_pred))
+        return compute(spec, y_true, y_pred, given, **arrays)
     plan, y_true, y_pred = operands
     _warn_of_one_class(spec, y_pred)
     values = per_sample(plan, y_true, y_pred, **arrays)
@@ -244,7 +239,7 @@ def call_loss(
             mask = out_mask if mask is None else mask
         else:
             mask = mask & out_mask
-        value = _reduce(values, sample_weight, mask, loss.reduction, dtype)
+        value = reduce_losses(values, sample_weight, mask, loss.reduction, dtype)
         return tf.cast(value, loss.dtype)
 
 
@@ -262,9 +257,6 @@ def _same_rank(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
 def _fuses(plan: Plan, y_pred: Any, reduction: str | None, sample_weight: Any, mask: Any) -> bool:
     """Whether one kernel call can do what Keras does: weigh, mask and reduce."""
     if plan.spec.kind == "pairwise":  # the mean is over the samples with a loss
-        return False
-    # A weight that somebody differentiates goes through TensorFlow's own multiplication.
-    if sample_weight is not None and record.should_record_backprop([sample_weight]):
         return False
     rank = y_pred.shape.rank
     if rank is None:
@@ -298,24 +290,3 @@ def _fits(shape: list[int | None], rows: list[int | None]) -> bool:
     trailing = rows[len(rows) - len(shape) :]
     broadcasts = all(a == 1 or agree(a, b) for a, b in zip(shape, trailing, strict=True))
     return weighs_samples or broadcasts
-
-
-def _reduce(values: Any, sample_weight: Any, mask: Any, reduction: str | None, dtype: Any) -> Any:
-    """Keras's ``reduce_weighted_values``, except that what has weight zero is zero.
-
-    And except that weights count as often as they are broadcast, and a vector weighs samples.
-    """
-    values = keras.ops.convert_to_tensor(values, dtype=dtype)
-    if mask is not None:
-        mask = keras.ops.convert_to_tensor(mask, dtype=dtype)
-    weight = apply_mask(sample_weight, mask, dtype=dtype, reduction=reduction)
-    if weight is not None:
-        shape = weight.shape
-        if 0 < shape.rank < values.shape.rank and shape == values.shape[: shape.rank]:
-            ones = [1] * (values.shape.rank - shape.rank)
-            weight = tf.reshape(weight, tf.concat([tf.shape(weight), ones], 0))
-        values, weight = squeeze_or_expand_to_same_rank(values, weight)
-        values = tf.math.multiply_no_nan(values, weight)
-        if reduction == "mean_with_sample_weight":
-            weight = tf.broadcast_to(weight, tf.shape(values))
-    return reduce_values(values, weight, reduction)

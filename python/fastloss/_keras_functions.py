@@ -7,7 +7,10 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import keras.src.losses.losses as keras_losses
+import tensorflow as tf
+from keras.src.losses.loss import apply_mask, reduce_values, squeeze_or_expand_to_same_rank
 
 from fastloss._registry import REGISTRY, LossSpec
 
@@ -60,3 +63,26 @@ def compute(
         )
     given = {k: v for k, v in parameters.items() if k in known}
     return function(y_true, y_pred, **arrays, **given)
+
+
+def reduce_losses(
+    values: Any, sample_weight: Any, mask: Any, reduction: str | None, dtype: Any
+) -> Any:
+    """Keras's ``reduce_weighted_values``, except that what has weight zero is zero.
+
+    And except that weights count as often as they are broadcast, and a vector weighs samples.
+    """
+    values = keras.ops.convert_to_tensor(values, dtype=dtype)
+    if mask is not None:
+        mask = keras.ops.convert_to_tensor(mask, dtype=dtype)
+    weight = apply_mask(sample_weight, mask, dtype=dtype, reduction=reduction)
+    if weight is not None:
+        shape = weight.shape
+        if 0 < shape.rank < values.shape.rank and shape == values.shape[: shape.rank]:
+            ones = [1] * (values.shape.rank - shape.rank)
+            weight = tf.reshape(weight, tf.concat([tf.shape(weight), ones], 0))
+        values, weight = squeeze_or_expand_to_same_rank(values, weight)
+        values = tf.math.multiply_no_nan(values, weight)
+        if reduction == "mean_with_sample_weight":
+            weight = tf.broadcast_to(weight, tf.shape(values))
+    return reduce_values(values, weight, reduction)

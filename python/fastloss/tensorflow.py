@@ -1,19 +1,16 @@
-"""The losses as differentiable functions on TensorFlow tensors: eager and in ``tf.function``.
+"""The losses as differentiable functions on TensorFlow tensors: eager, in graphs, and under XLA.
 
 Every function of `fastloss` exists here under the same name, with the same options; tensors go in
 and one value per sample comes out, with gradients for y_pred and, where it is not integer, y_true.
-Second derivatives raise ``NotImplementedError``. Under XLA (``jit_compile=True``) Keras's own
-function runs instead, with one warning.
+Second derivatives come from Keras's own functions. These also run where the compiled losses cannot:
+on a GPU, and with a TensorFlow that lacks what they need; see `backend`.
 """
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 try:
     import tensorflow as tf
@@ -22,15 +19,14 @@ except ImportError as error:
         "fastloss.tensorflow needs TensorFlow: pip install 'fastloss[tensorflow]'"
     ) from error
 from tensorflow.python.eager import record
-from tensorflow.python.framework import ops
-from tensorflow.python.ops import control_flow_util
 
 from fastloss._build import make_function
-from fastloss._evaluate import Array, Plan
+from fastloss._evaluate import Plan
 from fastloss._pairwise import PairwisePlan
 from fastloss._registry import REGISTRY, LossSpec
+from fastloss._tensorflow_ops import Operation, Output, backend, obstacle, scale_gradient
 
-__all__ = [spec.name for spec in REGISTRY]
+__all__ = ["backend", *(spec.name for spec in REGISTRY)]
 
 if TYPE_CHECKING:  # the names are made below, from the registry
 
@@ -49,155 +45,195 @@ def fused_loss(
 ) -> Any:
     """The loss as a tensor that TensorFlow differentiates by the compiled gradient.
 
-    While something records, a reduced loss makes its value and gradient in one pass. Otherwise
-    there is a value only, and the gradient, should it be asked for, is a pass of its own that folds
-    in what flows back.
+    While something records, value and gradient are made in one pass. Otherwise there is a value
+    only, and the gradient, should it be asked for, is a pass of its own.
     """
     y_pred = tf.convert_to_tensor(y_pred)
-    own_dtype = y_pred.dtype if y_pred.dtype.is_floating else tf.float32
-    y_pred = _widened(y_pred if y_pred.dtype.is_floating else tf.cast(y_pred, tf.float32))
-    y_true = _widened(tf.convert_to_tensor(y_true))
-    more = {"sample_weight": sample_weight, "mask": mask, **arrays}
-    more = {n: _widened(tf.convert_to_tensor(x)) for n, x in more.items() if x is not None}
-    factors = list(more.values())
-    one_pass = reduction not in (None, "none") and record.could_possibly_record()
-    value_shape = _value_shape(plan, y_pred.shape) if reduction in (None, "none") else ()
+    y_pred = y_pred if y_pred.dtype.is_floating else tf.cast(y_pred, tf.float32)
+    y_true, y_pred = _same_rank(plan.spec, tf.convert_to_tensor(y_true), y_pred)
+    factors = {"sample_weight": sample_weight, "mask": mask, **arrays}
+    factors = {name: tf.convert_to_tensor(x) for name, x in factors.items() if x is not None}
+    if mask is not None:
+        factors["mask"] = tf.cast(factors["mask"], tf.bool)
+    if plan.spec.kind == "sequence":
+        y_true, factors = _with_lengths(plan, y_true, y_pred, factors)
+    if reason := obstacle(y_pred):
+        warn_of_fallback(reason)
+        return keras_loss(plan, reduction, {"y_true": y_true, "y_pred": y_pred, **factors})
+    fused = _Fused(plan, reduction, list(factors))
+    return tf.cast(fused.differentiable(y_true, y_pred, *factors.values()), y_pred.dtype)
 
-    def compute(wrt: Any, *inputs: Array) -> list[Any]:
-        """Value and gradients of arrays (y_true, y_pred, factors ..., upstream if wrt)."""
-        true, pred, *rest = inputs
-        upstream: Any = 1.0 if wrt is None or one_pass else rest.pop()
-        given = dict(zip(more, rest, strict=True))
-        value, *gradients = plan.evaluate(
-            true, pred, reduction=reduction, upstream=upstream, wrt=wrt, **given
-        )
-        if reduction not in (None, "none") and np.ndim(value):
-            # An empty batch, which a trace cannot tell from others: as Keras, its sum is 0.
-            value = value.sum()
-        return [value, *gradients]
 
-    def gradient(wrt: str, arrays: list[Any], like: Any) -> Any:
-        def one(*x: Array) -> list[Any]:
-            return [compute(wrt, *x)[1 if wrt == "y_pred" else 2]]
+class _Fused:
+    """A loss and its derivatives, as functions of (y_true, y_pred, *factors)."""
 
-        return _bridge(one, arrays, [(y_pred.dtype, like.shape)])[0]
+    def __init__(self, plan: Plan, reduction: str | None, factors: list[str]) -> None:
+        self.plan = plan
+        self.reduction = None if reduction == "none" else reduction
+        self.names = ["y_true", "y_pred", *factors]
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def fused(y_true: Any, y_pred: Any, *factors: Any) -> Any:
-        inputs = [y_true, y_pred, *factors]
-        grad_pred = None
+    def differentiable(self, *tensors: Any) -> Any:
+        """The value, with the gradients that follow."""
+        return tf.custom_gradient(self._value)(*tensors)
+
+    def _value(self, *tensors: Any) -> Any:
+        y_true, y_pred = tensors[:2]
+        operation = self._operation(tensors)
+        # Halves would lose digits of a gradient that a loss scale is still to multiply.
+        kept = tf.float64 if y_pred.dtype == tf.float64 else tf.float32
+        rank = y_pred.shape.rank
+        one_pass = self._may_be_differentiated(y_pred) and (rank is not None or self.reduction)
+        grad = None
         if one_pass:
-            value, grad_pred = _bridge(
-                lambda *x: compute("y_pred", *x)[:2],
-                inputs,
-                [(y_pred.dtype, value_shape), (y_pred.dtype, y_pred.shape)],
+            value, grad = operation(
+                self._value_output(y_pred), Output("grad_pred", kept, y_pred.shape)
             )
         else:
-            value = _bridge(
-                lambda *x: compute(None, *x)[:1], inputs, [(y_pred.dtype, value_shape)]
-            )[0]
+            (value,) = operation(self._value_output(y_pred))
         # Eager TensorFlow would compute what nobody asks for; a graph prunes it.
-        wants_true = (
-            plan.spec.labels == "dense"
-            and y_true.dtype.is_floating
-            and (not tf.executing_eagerly() or record.should_record_backprop([y_true]))
-        )
+        watched = [
+            not tf.executing_eagerly() or record.should_record_backprop([x]) for x in tensors
+        ]
 
         def backward(d_value: Any) -> list[Any]:
-            if grad_pred is not None:
-                pred = grad_pred * d_value
-            else:
-                pred = gradient("y_pred", [*inputs, d_value], y_pred)
-            true = None
-            if wants_true:
-                upstream = [] if one_pass else [d_value]
-                true = gradient("y_true", [*inputs, *upstream], y_true)
-                true = tf.cast(true * d_value if one_pass else true, y_true.dtype)
-            return [true, _differentiable_once(pred, plan.spec, y_pred), *(None for _ in factors)]
+            gradients: list[Any] = [None] * len(tensors)
+            if watched[1] and grad is not None:
+                axes = [] if self.reduction else self.plan.axes(rank)
+                gradients[1] = scale_gradient(grad, d_value, axes, y_pred.dtype)
+            elif watched[1]:
+                output = Output("grad_pred", y_pred.dtype, y_pred.shape)
+                (gradients[1],) = operation(output, upstream=d_value)
+            if watched[0] and self.plan.spec.labels == "dense" and y_true.dtype.is_floating:
+                output = Output("grad_true", y_true.dtype, y_true.shape)
+                (gradients[0],) = operation(output, upstream=d_value)
+            for i in (0, 1):
+                if gradients[i] is not None:
+                    gradients[i] = self._differentiable_again(i, gradients[i], d_value, tensors)
+            if "sample_weight" in self.names:
+                i = self.names.index("sample_weight")
+                if watched[i] and tensors[i].dtype.is_floating:
+                    gradients[i] = self._weight_gradient(d_value, tensors)
+            return gradients
 
         return value, backward
 
-    return tf.cast(fused(y_true, y_pred, *factors), own_dtype)
+    def _operation(self, tensors: Any) -> Operation:
+        return Operation(self.plan, self.reduction, dict(zip(self.names, tensors, strict=True)))
+
+    @staticmethod
+    def _may_be_differentiated(y_pred: Any) -> bool:
+        if tf.executing_eagerly():
+            return bool(record.should_record_backprop([y_pred]))
+        return bool(record.could_possibly_record())
+
+    def _value_output(self, y_pred: Any) -> Output:
+        dtype = tf.float64 if y_pred.dtype == tf.float64 else tf.float32
+        rank = y_pred.shape.rank
+        axes = None
+        if self.reduction:
+            axes = ()
+        elif rank is not None:
+            axes = tuple(d for d in range(rank) if d not in self.plan.axes(rank))
+        return Output("value", dtype, self._value_shape(y_pred.shape), axes)
+
+    def _value_shape(self, shape: Any) -> Any:
+        if self.reduction:
+            return tf.TensorShape([])
+        if shape.rank is None:
+            return tf.TensorShape(None)
+        axes = self.plan.axes(shape.rank)
+        return tf.TensorShape([n for d, n in enumerate(shape) if d not in axes])
+
+    def _differentiable_again(self, which: int, gradient: Any, d_value: Any, tensors: Any) -> Any:
+        """``gradient``, with its own derivatives from Keras's function."""
+
+        def with_derivatives(gradient: Any, d_value: Any, *tensors: Any) -> Any:
+            def backward(direction: Any) -> list[Any]:
+                with tf.GradientTape() as outer:
+                    watched = [x for x in (d_value, *tensors) if x.dtype.is_floating]
+                    outer.watch(watched)
+                    with tf.GradientTape() as inner:
+                        inner.watch(tensors[which])
+                        given = dict(zip(self.names, tensors, strict=True))
+                        value = keras_loss(self.plan, self.reduction, given)
+                    first = inner.gradient(value, tensors[which], tf.cast(d_value, value.dtype))
+                second = iter(outer.gradient(first, watched, direction))
+                return [
+                    None,
+                    *(next(second) if x.dtype.is_floating else None for x in (d_value, *tensors)),
+                ]
+
+            return tf.identity(gradient), backward
+
+        return tf.custom_gradient(with_derivatives)(gradient, d_value, *tensors)
+
+    def _weight_gradient(self, d_value: Any, tensors: Any) -> Any:
+        from fastloss._keras_functions import reduce_losses
+
+        given = dict(zip(self.names, tensors, strict=True))
+        weight, mask = given.pop("sample_weight"), given.pop("mask", None)
+        values = fused_loss(self.plan, **given, reduction=None)
+        with tf.GradientTape() as tape:
+            tape.watch(weight)
+            value = reduce_losses(values, weight, mask, self.reduction, weight.dtype)
+        return tape.gradient(value, weight, tf.cast(d_value, value.dtype))
 
 
-def _widened(tensor: Any) -> Any:
-    """Half types as float32, which is what their losses are computed in."""
-    return tf.cast(tensor, tf.float32) if tensor.dtype in (tf.float16, tf.bfloat16) else tensor
+def _same_rank(spec: LossSpec, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Keras's rule where ranks differ by one, by operations that TensorFlow differentiates."""
+    t, p = y_true.shape, y_pred.shape
+    if spec.labels != "dense" or t.rank is None or p.rank is None or abs(t.rank - p.rank) != 1:
+        return y_true, y_pred
+    is_vector = min(t.rank, p.rank) == 1
+    if t.rank > p.rank and t[-1] == 1:
+        return (y_true, y_pred[:, None]) if is_vector else (tf.squeeze(y_true, -1), y_pred)
+    if p.rank > t.rank and p[-1] == 1:
+        return (y_true[:, None], y_pred) if is_vector else (y_true, tf.squeeze(y_pred, -1))
+    return y_true, y_pred
 
 
-def _bridge(
-    function: Callable[..., list[Any]], inputs: list[Any], outputs: list[tuple[Any, Any]]
-) -> list[Any]:
-    """Calls ``function`` on the inputs as arrays; the outputs are (dtype, static shape) pairs."""
-    if tf.executing_eagerly():
-        return [tf.convert_to_tensor(x) for x in function(*map(_as_array, inputs))]
-    # Stateless, so that a gradient nobody uses is pruned.
-    tensors = tf.numpy_function(function, inputs, [dtype for dtype, _ in outputs], stateful=False)
-    for tensor, (_, shape) in zip(tensors, outputs, strict=True):
-        tensor.set_shape(shape)
-    return list(tensors)
+def _with_lengths(plan: Plan, y_true: Any, y_pred: Any, given: Any) -> tuple[Any, Any]:
+    """Labels and lengths of CTC as the kernel takes them; lengths are found as in NumPy."""
+    labels = tf.cast(y_true, tf.int64)
+    shape = tf.shape(y_pred, tf.int64)
+    full = {
+        "label_length": lambda: tf.math.count_nonzero(
+            labels != plan.parameters["blank"] % shape[2], axis=1
+        ),
+        "logit_length": lambda: tf.fill(shape[:1], shape[1]),
+    }
+    lengths = {
+        name: tf.cast(given[name], tf.int64) if name in given else find()
+        for name, find in full.items()
+    }
+    return labels, given | lengths
 
 
-def _as_array(tensor: Any) -> Array:
-    """The memory of an eager tensor, without the copy that ``.numpy()`` makes on the CPU."""
-    if "GPU" in tensor.device:
-        return np.asarray(tensor.numpy())
-    return np.asarray(memoryview(tensor))
+def keras_loss(plan: Plan, reduction: str | None, given: dict[str, Any]) -> Any:
+    """The loss as Keras's own functions compute it, which TensorFlow can differentiate again."""
+    from fastloss._keras_functions import compute, reduce_losses
 
-
-def _value_shape(plan: Plan, shape: Any) -> Any:
-    if shape.rank is None:
-        return None
-    axes = plan.axes(shape.rank)
-    return [n for d, n in enumerate(shape) if d not in axes]
-
-
-def _differentiable_once(gradient: Any, spec: LossSpec, y_pred: Any) -> Any:
-    """``gradient``, refusing to be differentiated: TensorFlow would take it for a constant."""
-
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
-    def guarded(gradient: Any, y_pred: Any) -> Any:
-        def refuse(_: Any) -> Any:
-            raise NotImplementedError(
-                f"fastloss: second derivatives of {spec.name} are not available; use "
-                f"keras.losses.{spec.class_name} where a loss is differentiated twice"
-            )
-
-        return tf.identity(gradient), refuse
-
-    return guarded(gradient, y_pred)
-
-
-def in_xla() -> bool:
-    """Whether the current trace will be compiled by XLA, which cannot call back into Python."""
-    return not tf.executing_eagerly() and bool(
-        control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
-    )
+    if plan.spec.kind == "pairwise":
+        raise NotImplementedError(
+            f"fastloss: derivatives of {plan.spec.name} beyond the first are not available, nor is "
+            "it without the compiled kernels"
+        )
+    given = dict(given)
+    y_true, y_pred = given.pop("y_true"), given.pop("y_pred")
+    weight, mask = given.pop("sample_weight", None), given.pop("mask", None)
+    if plan.spec.kind == "sequence":
+        given = {}  # Keras finds the lengths itself
+    values = compute(plan.spec, y_true, y_pred, plan.parameters, **given)
+    return reduce_losses(values, weight, mask, reduction, values.dtype)
 
 
 @functools.cache
-def _warn_of_fallback() -> None:
-    warnings.warn(
-        "fastloss: XLA (jit_compile=True) is not supported yet; Keras's own losses run instead",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-
-
-def keras_values(
-    spec: LossSpec, y_true: Any, y_pred: Any, parameters: dict[str, Any], **arrays: Any
-) -> Any:
-    """The losses of the samples from Keras's own function: what runs under XLA."""
-    from fastloss._keras_functions import ORIGINAL, compute
-
-    if spec.name not in ORIGINAL:
-        raise NotImplementedError(
-            f"fastloss: {spec.name} does not run under XLA; compile with jit_compile=False"
+def warn_of_fallback(reason: str) -> None:
+    """Warns, once per reason, that Keras's own functions run; of nothing if there is no reason."""
+    if reason:
+        warnings.warn(
+            f"fastloss: {reason}; Keras's own losses run instead", RuntimeWarning, stacklevel=3
         )
-    _warn_of_fallback()
-    if spec.kind == "sequence":  # Keras's function takes tensors alone
-        y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
-    return compute(spec, y_true, y_pred, parameters, **arrays)
 
 
 def _similarities(
@@ -226,16 +262,20 @@ def _similarities(
 
 
 def per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
-    """One value per sample, by the route that the current trace allows."""
-    if in_xla():
-        return keras_values(plan.spec, y_true, y_pred, plan.parameters, **arrays)
-    if isinstance(plan, PairwisePlan):
-        y_pred = tf.convert_to_tensor(y_pred)
-        remove_diagonal = plan.parameters["remove_diagonal"]
-        pairs, similarity = _similarities(y_true, y_pred, **arrays, remove_diagonal=remove_diagonal)
-        values = fused_loss(plan.rows, pairs, similarity, reduction=None)
-        return tf.cast(values, y_pred.dtype) if y_pred.dtype.is_floating else values
-    return fused_loss(plan, y_true, y_pred, reduction=None, **arrays)
+    """One value per sample."""
+    if not isinstance(plan, PairwisePlan):
+        return fused_loss(plan, y_true, y_pred, reduction=None, **arrays)
+    y_pred = tf.convert_to_tensor(y_pred)
+    if reason := obstacle(y_pred):
+        from fastloss._keras_functions import compute
+
+        warn_of_fallback(reason)
+        return compute(plan.spec, y_true, y_pred, plan.parameters, **arrays)
+    pairs, similarity = _similarities(
+        y_true, y_pred, **arrays, remove_diagonal=plan.parameters["remove_diagonal"]
+    )
+    values = fused_loss(plan.rows, pairs, similarity, reduction=None)
+    return tf.cast(values, y_pred.dtype) if y_pred.dtype.is_floating else values
 
 
 for _spec in REGISTRY:
