@@ -3,8 +3,10 @@
 #include <dlfcn.h>
 
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "bind/tensorflow.h"
@@ -148,9 +150,19 @@ std::string attribute(const XLA_FFI_Attrs& attrs, const std::string& name) {
   throw argument_error("the call lacks the attribute " + name);
 }
 
+// Every call of an executable brings the line along; it is read once.
+const operation& operation_of(const std::string& line) {
+  static std::mutex mutex;
+  static std::unordered_map<std::string, std::unique_ptr<operation>> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::unique_ptr<operation>& found = known[line];
+  if (!found) found = std::make_unique<operation>(line);
+  return *found;
+}
+
 // Inputs beyond those of the operation hold the shapes of the outputs, for XLA's shape inference.
 void execute(const XLA_FFI_CallFrame& frame) {
-  const operation op(attribute(frame.attrs, "call"));
+  const operation& op = operation_of(attribute(frame.attrs, "call"));
   std::vector<array> inputs;
   if (frame.args.size < int64_t(op.input_count()) || frame.rets.size != int64_t(op.output_count()))
     throw argument_error("the call has other inputs and outputs than it says");

@@ -155,7 +155,7 @@ class Loss:
         ValueError, TypeError
             As for calling the loss. Nothing is written then.
         """
-        check_wrt(wrt, self._plan, out)
+        check_wrt(wrt, self.spec, out)
         value, grad_pred, grad_true = self._plan.evaluate(
             y_true, self._cast(y_pred), reduction=self.reduction, sample_weight=sample_weight,
             mask=mask, upstream=upstream, wrt=wrt, out=out, **arrays,

@@ -403,10 +403,10 @@ def _may_write_to(out: Array, x: _Operands) -> bool:
     )
 
 
-def check_wrt(wrt: Any, plan: Plan, out: Array | None) -> None:
+def check_wrt(wrt: Any, spec: LossSpec, out: Array | None = None) -> None:
     if wrt not in ("y_pred", "y_true", "both"):
         raise ValueError(f"wrt: expected 'y_pred', 'y_true' or 'both', got {wrt!r}")
-    if plan.spec.labels == "integer" and wrt != "y_pred":
+    if spec.labels == "integer" and wrt != "y_pred":
         raise ValueError(f"wrt: integer labels have no gradient, expected 'y_pred', got {wrt!r}")
     if out is not None and wrt != "y_pred":
         raise ValueError(f"out: expected only with wrt='y_pred', got wrt={wrt!r}")

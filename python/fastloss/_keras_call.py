@@ -256,7 +256,7 @@ def _same_rank(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
 
 def _fuses(plan: Plan, y_pred: Any, reduction: str | None, sample_weight: Any, mask: Any) -> bool:
     """Whether one kernel call can do what Keras does: weigh, mask and reduce."""
-    if plan.spec.kind == "pairwise":  # the mean is over the samples with a loss
+    if not isinstance(plan, GridPlan):  # its kernel reduces nothing
         return False
     rank = y_pred.shape.rank
     if rank is None:

@@ -184,6 +184,8 @@ def _add(line: str, inputs: list[Any], outputs: tuple[Output, ...]) -> list[Any]
 
 def scale_gradient(grad: Any, upstream: Any, axes: list[int], dtype: Any) -> Any:
     """``grad * upstream`` as ``dtype``; ``upstream`` is a scalar or lacks the axes of ``grad``."""
+    if upstream.shape.rank == 0 and grad.dtype == dtype and tf.get_static_value(upstream) == 1:
+        return grad
     if in_xla():  # it merges the multiplication with what else it finds
         if upstream.shape.rank != 0:
             for axis in axes:

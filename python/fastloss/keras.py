@@ -12,13 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 # First, because it says clearly what to install when TensorFlow is missing.
-from fastloss.tensorflow import per_sample  # isort: skip
+from fastloss.tensorflow import per_sample, value_and_gradients  # isort: skip
 
 import keras
 import keras.src.losses as keras_losses
 from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 
 from fastloss._build import ConstructorSignature, assign_arguments, class_members, make_function
+from fastloss._evaluate import Wrt, check_wrt
 from fastloss._keras_call import call_loss, loss_values
 from fastloss._keras_patch import patch, unpatch
 from fastloss._registry import ALIASES, REGISTRY, LossSpec
@@ -62,6 +63,53 @@ class FusedLoss(keras.losses.Loss):  # type: ignore[misc]
         if type(self).call is not FusedLoss.call:  # a subclass with a formula of its own
             return super().__call__(y_true, y_pred, sample_weight)
         return call_loss(self, self.spec, self._parameters, y_true, y_pred, sample_weight)
+
+    def value_and_grad(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        sample_weight: Any = None,
+        *,
+        upstream: Any = 1.0,
+        wrt: Wrt = "y_pred",
+    ) -> tuple[Any, Any]:
+        """The reduced loss and its gradient as tensors, in one pass over memory.
+
+        For loops and custom gradients of one's own; under a tape the loss itself is enough.
+
+        Parameters
+        ----------
+        y_true, y_pred, sample_weight
+            As for calling the loss.
+        upstream : float or tensor, optional
+            What the gradient is multiplied by: the derivative of something with respect to this
+            loss.
+        wrt : {"y_pred", "y_true", "both"}, optional
+            What to differentiate with respect to.
+
+        Returns
+        -------
+        value : tensor
+            As for calling the loss.
+        grad : tensor or (tensor, tensor)
+            The derivative of ``value * upstream``; a pair (y_pred, y_true) for ``wrt="both"``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As for calling the loss, and for what has no gradient.
+        """
+        check_wrt(wrt, self.spec)
+        value, grad_pred, grad_true = value_and_gradients(
+            lambda y_true, y_pred: self(y_true, y_pred, sample_weight),
+            y_true,
+            y_pred,
+            upstream,
+            wrt,
+        )
+        if wrt == "both":
+            return value, (grad_pred, grad_true)
+        return value, grad_pred if wrt == "y_pred" else grad_true
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The losses of the samples, unweighted."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -21,7 +22,7 @@ except ImportError as error:
 from tensorflow.python.eager import record
 
 from fastloss._build import make_function
-from fastloss._evaluate import Plan
+from fastloss._evaluate import GridPlan, Plan, Wrt
 from fastloss._pairwise import PairwisePlan
 from fastloss._registry import REGISTRY, LossSpec
 from fastloss._tensorflow_ops import Operation, Output, backend, obstacle, scale_gradient
@@ -129,10 +130,8 @@ class _Fused:
     def _value_output(self, y_pred: Any) -> Output:
         dtype = tf.float64 if y_pred.dtype == tf.float64 else tf.float32
         rank = y_pred.shape.rank
-        axes = None
-        if self.reduction:
-            axes = ()
-        elif rank is not None:
+        axes: tuple[int, ...] | None = () if self.reduction else None
+        if not self.reduction and rank is not None:
             axes = tuple(d for d in range(rank) if d not in self.plan.axes(rank))
         return Output("value", dtype, self._value_shape(y_pred.shape), axes)
 
@@ -196,17 +195,14 @@ def _with_lengths(plan: Plan, y_true: Any, y_pred: Any, given: Any) -> tuple[Any
     """Labels and lengths of CTC as the kernel takes them; lengths are found as in NumPy."""
     labels = tf.cast(y_true, tf.int64)
     shape = tf.shape(y_pred, tf.int64)
-    full = {
-        "label_length": lambda: tf.math.count_nonzero(
-            labels != plan.parameters["blank"] % shape[2], axis=1
-        ),
-        "logit_length": lambda: tf.fill(shape[:1], shape[1]),
-    }
-    lengths = {
-        name: tf.cast(given[name], tf.int64) if name in given else find()
-        for name, find in full.items()
-    }
-    return labels, given | lengths
+    label_length, logit_length = given.get("label_length"), given.get("logit_length")
+    if label_length is None:
+        blank = plan.parameters["blank"] % shape[2]
+        label_length = tf.math.count_nonzero(labels != blank, axis=1)
+    if logit_length is None:
+        logit_length = tf.fill(shape[:1], shape[1])
+    lengths = {"label_length": label_length, "logit_length": logit_length}
+    return labels, given | {name: tf.cast(x, tf.int64) for name, x in lengths.items()}
 
 
 def keras_loss(plan: Plan, reduction: str | None, given: dict[str, Any]) -> Any:
@@ -276,6 +272,69 @@ def per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
     )
     values = fused_loss(plan.rows, pairs, similarity, reduction=None)
     return tf.cast(values, y_pred.dtype) if y_pred.dtype.is_floating else values
+
+
+def value_and_gradients(
+    loss: Callable[..., Any], y_true: Any, y_pred: Any, upstream: Any, wrt: Wrt
+) -> tuple[Any, Any, Any]:
+    """The value, and its gradients for y_pred and y_true, as far as ``wrt`` asks for them."""
+    given = {"y_true": tf.convert_to_tensor(y_true), "y_pred": tf.convert_to_tensor(y_pred)}
+    names = ["y_pred", "y_true"] if wrt == "both" else [wrt]
+    for name in names:
+        if not given[name].dtype.is_floating:
+            raise TypeError(f"{name}: expected a floating dtype, got {given[name].dtype.name}")
+    with tf.GradientTape() as tape:
+        tape.watch([given[name] for name in names])
+        value = loss(**given)
+    upstream = tf.broadcast_to(tf.cast(upstream, value.dtype), tf.shape(value))
+    found = tape.gradient(value, {name: given[name] for name in names}, upstream)
+    return value, found.get("y_pred"), found.get("y_true")
+
+
+def evaluate(
+    plan: Plan,
+    y_true: Any,
+    y_pred: Any,
+    reduction: str | None,
+    sample_weight: Any = None,
+    mask: Any = None,
+    upstream: Any = 1.0,
+    wrt: Wrt | None = None,
+    out: None = None,
+    **arrays: Any,
+) -> tuple[Any, Any, Any]:
+    """For tensors what `Plan.evaluate` gives for arrays."""
+    if out is not None:
+        raise TypeError("out: tensors cannot be written to; expected None")
+
+    def loss(y_true: Any, y_pred: Any) -> Any:
+        return _value(plan, y_true, y_pred, reduction, sample_weight, mask, arrays)
+
+    if wrt is None:
+        return loss(y_true, y_pred), None, None
+    return value_and_gradients(loss, y_true, y_pred, upstream, wrt)
+
+
+def _value(
+    plan: Plan,
+    y_true: Any,
+    y_pred: Any,
+    reduction: str | None,
+    sample_weight: Any,
+    mask: Any,
+    arrays: dict[str, Any],
+) -> Any:
+    if isinstance(plan, GridPlan):
+        return fused_loss(
+            plan, y_true, y_pred, reduction=reduction, sample_weight=sample_weight, mask=mask
+        )
+    from fastloss._keras_functions import reduce_losses
+
+    values = per_sample(plan, y_true, y_pred, **arrays)
+    if plan.spec.kind == "pairwise":  # the mean is over the samples with a loss; a NaN is one
+        counts = values != 0
+        mask = counts if mask is None else tf.logical_and(counts, tf.cast(mask, tf.bool))
+    return reduce_losses(values, sample_weight, mask, reduction, values.dtype)
 
 
 for _spec in REGISTRY:
