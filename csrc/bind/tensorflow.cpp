@@ -189,12 +189,12 @@ class context {
     status_.check();
     return t;
   }
-  // Output 0: the memory of input 0, if nobody else holds it and the types agree.
-  tensor forward_or_allocate(const shape& sizes) const {
-    const int candidate = 0;
+  // Output i in the memory of an input of its size and type, if nobody else needs that: no handle
+  // on the input may be left. Otherwise newly allocated.
+  tensor forward_or_allocate(int input, int i, const shape& sizes) const {
     int forwarded = -1;
     tensor t(tf.ForwardInputOrAllocateOutput(
-        c_, &candidate, 1, 0, sizes.data(), static_cast<int>(sizes.size()), &forwarded, status_.s));
+        c_, &input, 1, i, sizes.data(), static_cast<int>(sizes.size()), &forwarded, status_.s));
     status_.check();
     return t;
   }
@@ -262,15 +262,17 @@ void delete_loss(void* state) { delete static_cast<operation*>(state); }
 void compute_loss(void* state, TF_OpKernelContext* tf_context) {
   const context c(tf_context);
   c.run([&] {
-    std::vector<tensor> tensors;
     std::vector<array> inputs;
-    for (int i = 0; i < c.input_count(); ++i) {
-      tensors.push_back(c.input(i));
-      inputs.push_back(as_array(tensors.back()));
-    }
+    // TensorFlow holds the inputs until the op has run.
+    for (int i = 0; i < c.input_count(); ++i) inputs.push_back(as_array(c.input(i)));
+    std::vector<tensor> outputs;
     static_cast<const operation*>(state)->run(inputs, [&](std::size_t i, const shape& sizes) {
-      tensors.push_back(c.allocate(static_cast<int>(i), sizes));
-      return as_array(tensors.back());
+      const int index = static_cast<int>(i);
+      // A kernel may write the gradient over y_pred: it reads each element before.
+      const array& y_pred = inputs[1];
+      const bool fits = sizes == y_pred.sizes && type_of(c.expected_type(index)) == y_pred.type;
+      outputs.push_back(fits ? c.forward_or_allocate(1, index, sizes) : c.allocate(index, sizes));
+      return as_array(outputs.back());
     });
   });
 }
@@ -312,7 +314,7 @@ void compute_scale(void* state, TF_OpKernelContext* tf_context) {
     }
     // A second reference would keep the memory from being forwarded; TensorFlow holds its own.
     if (same_type) grad.reset();
-    const tensor out = same_type ? c.forward_or_allocate(g.sizes) : c.allocate(0, g.sizes);
+    const tensor out = same_type ? c.forward_or_allocate(0, 0, g.sizes) : c.allocate(0, g.sizes);
     scale_gradient(g, u, *static_cast<const axes_list*>(state), as_array(out));
   });
 }
