@@ -63,7 +63,7 @@ def _as_keras_means(spec: LossSpec, given: dict[str, Any]) -> dict[str, Any]:
 def _new_plan(spec: LossSpec, given: dict[str, Any], epsilon: float) -> Plan:
     plan = make_plan(spec, _as_keras_means(spec, given), epsilon=epsilon)
     if isinstance(plan, GridPlan):  # as Keras, `_warn_of_one_class` warns where the loss is traced
-        plan.warns_of_one_class = False
+        plan.compiled.warn_of_one_class(False)
     return plan
 
 
