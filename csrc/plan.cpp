@@ -243,7 +243,7 @@ void fitted::fit_labels(array& y_true, const array& y_pred) const {
 
 // The formula sees (target_scale t + target_shift) times the class weight.
 void fitted::transform_targets() {
-  const int64_t classes = grid_[col_dims_.front()];
+  const int64_t classes = class_count();
   if (plan_.label_smoothing != 0) {
     request_.target_scale = 1 - plan_.label_smoothing;
     request_.target_shift =

@@ -60,6 +60,10 @@ class fitted {
   // The shape of unreduced values: that of y_pred without the axes of the loss.
   const shape& value_shape() const { return rows_; }
   std::int64_t value_count() const { return request_.rows; }
+  // That of y_pred, its rank adjusted.
+  const shape& grid_shape() const { return grid_; }
+  std::int64_t element_count() const { return request_.rows * request_.cols; }
+  std::int64_t class_count() const { return grid_[col_dims_.front()]; }
   dtype compute_type() const { return request_.compute; }  // of unreduced values
 
   void sample_weight(const array& w);

@@ -12,9 +12,10 @@ from fastloss._evaluate import (
     Wrt,
     check_reduction,
     check_wrt,
+    front_end,
     predictions,
 )
-from fastloss._plans import make_plan
+from fastloss._plans import kept_plan, make_plan
 from fastloss._registry import ALIASES, REGISTRY, LossSpec, Parameter
 
 
@@ -108,11 +109,10 @@ class Loss:
         TypeError
             For dtypes that are not supported.
         """
-        value, _, _ = self._plan.evaluate(
-            y_true, self._cast(y_pred), reduction=self.reduction, sample_weight=sample_weight,
-            mask=mask, **arrays,
-        )  # fmt: skip
-        return value
+        if self.dtype is not None:
+            y_pred = self._cast(y_pred)
+        # By position, because that is the fastest call.
+        return self._plan.evaluate(y_true, y_pred, self.reduction, sample_weight, mask, **arrays)[0]
 
     def value_and_grad(
         self,
@@ -155,17 +155,23 @@ class Loss:
         ValueError, TypeError
             As for calling the loss. Nothing is written then.
         """
-        check_wrt(wrt, self.spec, out)
+        if wrt != "y_pred":
+            check_wrt(wrt, self.spec, out)
+        if self.dtype is not None:
+            y_pred = self._cast(y_pred)
         value, grad_pred, grad_true = self._plan.evaluate(
-            y_true, self._cast(y_pred), reduction=self.reduction, sample_weight=sample_weight,
-            mask=mask, upstream=upstream, wrt=wrt, out=out, **arrays,
-        )  # fmt: skip
+            y_true, y_pred, self.reduction, sample_weight, mask, upstream, wrt, out, **arrays
+        )
         if wrt == "both":
             return value, (grad_pred, grad_true)
         return value, grad_pred if wrt == "y_pred" else grad_true
 
     def _cast(self, y_pred: Any) -> Any:
-        return y_pred if self.dtype is None else predictions(y_pred).astype(self.dtype, copy=False)
+        if front_end(y_pred):
+            import tensorflow as tf
+
+            return tf.cast(y_pred, self.dtype)
+        return predictions(y_pred).astype(self.dtype, copy=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_plan"}
@@ -273,14 +279,14 @@ def make_function(
     """
     arrays = [a.name for a in spec.arrays]
     names = arrays + [p.name for p in spec.parameters]
-    default_plan = make_plan(spec, {})
+    default_plan = kept_plan(spec, {})
 
     def function(y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
         if not args and not kwargs:
             return call(default_plan, y_true, y_pred)
         given = assign_arguments(spec, names, args, kwargs)
         more = {name: given.pop(name) for name in arrays if name in given}
-        return call(make_plan(spec, given) if given else default_plan, y_true, y_pred, **more)
+        return call(kept_plan(spec, given), y_true, y_pred, **more)
 
     function.__name__ = function.__qualname__ = spec.name
     function.__module__ = module

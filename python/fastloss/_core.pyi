@@ -1,5 +1,7 @@
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 TENSORFLOW_LOSS_OP: str
@@ -10,37 +12,39 @@ def losses() -> list[tuple[str, str, bool, list[str]]]: ...
 def instruction_set() -> str: ...
 def num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
-def plan_text(
-    loss: int,
-    parameters: list[float],
-    axes: list[int] | None,
-    label_smoothing: float,
-    class_weight: list[float],
-    class_weight_name: str,
-    ignore_class: int | None,
-) -> str: ...
 def check_operation(line: str, inputs: list[tuple[str, list[int]]]) -> None: ...
 def register_tensorflow_ops(path: str) -> None: ...
 def register_xla_handler(path: str) -> None: ...
-def run(
-    loss: int,
-    parameters: list[float],
-    y_true: NDArray[Any],
-    y_pred: NDArray[Any],
-    axes: list[int],
-    target_scale: float,
-    target_shift: float,
-    class_weight: NDArray[Any] | None,
-    ignore_class: int | None,
-    sample_weight: NDArray[Any] | None,
-    mask: NDArray[Any] | None,
-    reduction: int,
-    upstream: float,
-    row_upstream: NDArray[Any] | None,
-    values: NDArray[Any] | None,
-    grad_pred: NDArray[Any] | None,
-    grad_true: NDArray[Any] | None,
-) -> float: ...
+def empty(shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]: ...
+def check_out(out: object, y_pred: NDArray[Any]) -> None: ...
+def may_fill(out: NDArray[Any], array: NDArray[Any]) -> bool: ...
+
+class Plan:
+    def __init__(
+        self,
+        loss: int,
+        parameters: list[float],
+        axes: Sequence[int] | None,
+        label_smoothing: float,
+        class_weight: list[float],
+        class_weight_name: str,
+        ignore_class: int | None,
+    ) -> None: ...
+    def axes_of(self, rank: int) -> list[int]: ...
+    def line(self) -> str: ...
+    def warn_of_one_class(self, warns: bool) -> None: ...
+    def run(
+        self,
+        y_true: object,
+        y_pred: object,
+        reduction: int,
+        sample_weight: object,
+        mask: object,
+        upstream: object,
+        wrt: str | None,
+        out: object,
+    ) -> tuple[Any, NDArray[Any] | None, NDArray[Any] | None] | None: ...
+
 def run_ctc(
     y_true: NDArray[Any],
     label_length: NDArray[Any],

@@ -58,7 +58,7 @@ def _as_keras_means(spec: LossSpec, given: dict[str, Any]) -> dict[str, Any]:
 def _new_plan(spec: LossSpec, given: dict[str, Any], epsilon: float) -> Plan:
     plan = make_plan(spec, _as_keras_means(spec, given), epsilon=epsilon)
     if isinstance(plan, GridPlan):  # as Keras, `_warn_of_one_class` warns where the loss is traced
-        plan.warns_of_one_class = False
+        plan.compiled.warn_of_one_class(False)
     return plan
 
 
@@ -181,6 +181,7 @@ def _operands(
     return plan, y_true, y_pred
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def loss_values(spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any) -> Any:
     """One value per sample, as Keras's function of that name returns it."""
     names = {a.name for a in spec.arrays}
@@ -202,6 +203,7 @@ def loss_values(spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any)
     return values
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def call_loss(
     loss: Any, spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any, sample_weight: Any
 ) -> Any:

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from fastloss import _core
 from fastloss._evaluate import (
     Array,
     GridPlan,
     Plan,
     Wrt,
-    fit_out,
+    front_end,
     integer_labels,
     predictions,
 )
@@ -39,7 +40,6 @@ class PairwisePlan(Plan):
         self,
         y_true: Any,
         y_pred: Any,
-        *,
         reduction: str | None,
         sample_weight: Any = None,
         mask: Any = None,
@@ -49,10 +49,15 @@ class PairwisePlan(Plan):
         ref_labels: Any = None,
         ref_embeddings: Any = None,
     ) -> tuple[Any, Array | None, Array | None]:
+        if elsewhere := front_end(y_pred):
+            return elsewhere(
+                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out,
+                ref_labels=ref_labels, ref_embeddings=ref_embeddings,
+            )  # fmt: skip
         given = predictions(y_pred)
         self.axes(given.ndim)
         if out is not None:
-            fit_out(out, given.shape, given.dtype)
+            _core.check_out(out, given)
         samples = Samples(len(given), reduction, sample_weight, mask, upstream)
         compute = np.float64 if given.dtype == np.float64 else np.float32
         embeddings = given.astype(compute, copy=False)
@@ -81,7 +86,7 @@ class PairwisePlan(Plan):
         # The embeddings take part on both sides, unless they are compared with others.
         grad = (pull + pull.T) @ embeddings if ref_embeddings is None else pull @ reference
         if out is None:
-            return value, grad.astype(given.dtype, copy=False), None
+            out = _core.empty(given.shape, given.dtype)
         out[...] = grad
         return value, out, None
 

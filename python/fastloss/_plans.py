@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from fastloss._evaluate import EPSILON, GridPlan, Plan
 from fastloss._pairwise import PairwisePlan
-from fastloss._registry import LossSpec
+from fastloss._registry import BY_NAME, LossSpec
 from fastloss._sequence import SequencePlan
 
 
@@ -17,3 +18,16 @@ def make_plan(spec: LossSpec, given: dict[str, Any], epsilon: float = EPSILON) -
     if spec.kind == "pairwise":
         return PairwisePlan(spec, given, epsilon)
     return GridPlan(spec, given, epsilon)
+
+
+@functools.lru_cache(maxsize=512, typed=True)
+def _kept_plan(name: str, /, **given: Any) -> Plan:
+    return make_plan(BY_NAME[name], given)
+
+
+def kept_plan(spec: LossSpec, given: dict[str, Any]) -> Plan:
+    """The same, made once for all calls with these parameters."""
+    try:
+        return _kept_plan(spec.name, **given)
+    except TypeError:  # a list or an array among the parameters, or one of a wrong type
+        return make_plan(spec, given)

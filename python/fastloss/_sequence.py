@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastloss import _core
-from fastloss._evaluate import Array, Plan, Wrt, fit_out, integer_labels, predictions
+from fastloss._evaluate import Array, Plan, Wrt, front_end, integer_labels, predictions
 from fastloss._samples import Samples
 
 
@@ -25,7 +25,6 @@ class SequencePlan(Plan):
         self,
         y_true: Any,
         y_pred: Any,
-        *,
         reduction: str | None,
         sample_weight: Any = None,
         mask: Any = None,
@@ -35,6 +34,11 @@ class SequencePlan(Plan):
         label_length: Any = None,
         logit_length: Any = None,
     ) -> tuple[Any, Array | None, Array | None]:
+        if elsewhere := front_end(y_pred):
+            return elsewhere(
+                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out,
+                label_length=label_length, logit_length=logit_length,
+            )  # fmt: skip
         logits = predictions(y_pred)
         self.axes(logits.ndim)
         batch, frames, classes = logits.shape
@@ -45,7 +49,7 @@ class SequencePlan(Plan):
                 f"{labels.shape}"
             )
         if out is not None:
-            fit_out(out, logits.shape, logits.dtype)
+            _core.check_out(out, logits)
         blank = self._blank(classes)
         if label_length is None:
             label_length = np.count_nonzero(labels != blank, axis=1)
@@ -54,12 +58,13 @@ class SequencePlan(Plan):
         samples = Samples(batch, reduction, sample_weight, mask, upstream)
         weight = samples.coefficients()
 
-        losses = np.empty(batch, np.float64 if logits.dtype == np.float64 else np.float32)
+        compute = np.dtype(np.float64 if logits.dtype == np.float64 else np.float32)
+        losses = _core.empty((batch,), compute)
         grad = None
         if wrt is not None:
             # The kernel reads a frame before it writes its gradient, so the logits will do.
-            in_place = out is not None and (out is logits or not np.may_share_memory(out, logits))
-            grad = out if in_place else np.empty(logits.shape, logits.dtype)
+            in_place = out is not None and _core.may_fill(out, logits)
+            grad = out if in_place else _core.empty(logits.shape, logits.dtype)
         _core.run_ctc(
             labels.astype(np.int64, copy=False),
             _length(label_length, "label_length", batch),

@@ -93,7 +93,7 @@ class Operation:
     """A plan with a reduction, applied to the same tensors once or several times."""
 
     def __init__(self, plan: Plan, reduction: str | None, inputs: dict[str, Any]) -> None:
-        self._plan = plan_text(plan)
+        self._plan = _plan_text(plan)
         self._reduction = _REDUCTION[reduction]
         self._inputs = inputs
         self._check_static_shapes()
@@ -131,22 +131,10 @@ def _check(line: str, inputs: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
     _core.check_operation(line, [(dtype, list(shape)) for dtype, shape in inputs])
 
 
-@functools.lru_cache(maxsize=512)
-def plan_text(plan: Plan) -> str:
-    """The plan as the operations read it."""
-    if not isinstance(plan, GridPlan):
-        return f"ctc blank={plan.parameters['blank']}"
-    axis = plan.parameters.get("axis", -1)
-    weights = plan.class_weight
-    return _core.plan_text(
-        plan.kernel,
-        plan.kernel_parameters,
-        None if axis is None else list(axis) if isinstance(axis, tuple) else [axis],
-        plan.smoothing,
-        [] if weights is None else weights.ravel().tolist(),
-        "class_weight" if plan.parameters.get("class_weight") else "alpha",
-        plan.ignore_class,
-    )
+def _plan_text(plan: Plan) -> str:
+    if isinstance(plan, GridPlan):
+        return plan.compiled.line()
+    return f"ctc blank={plan.parameters['blank']}"
 
 
 def _run_now(line: str, inputs: list[Any], outputs: tuple[Output, ...]) -> list[Any]:

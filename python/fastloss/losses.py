@@ -16,7 +16,7 @@ __all__ = ["Loss", "get"]
 
 
 def _per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
-    return plan.evaluate(y_true, y_pred, reduction=None, **arrays)[0]
+    return plan.evaluate(y_true, y_pred, None, **arrays)[0]
 
 
 for _spec in REGISTRY:

@@ -257,6 +257,7 @@ def _similarities(
     return pairs, tf.matmul(embeddings, reference, transpose_b=True)
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
     """One value per sample."""
     if not isinstance(plan, PairwisePlan):
@@ -291,6 +292,7 @@ def value_and_gradients(
     return value, found.get("y_pred"), found.get("y_true")
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def evaluate(
     plan: Plan,
     y_true: Any,

@@ -1,0 +1,118 @@
+#include "bind/compiled_plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace fastloss::bind {
+namespace {
+
+using std::int64_t;
+
+// The array, if it can be given to kernels as it is.
+std::optional<py::array> loadable(py::handle x) {
+  if (!is_array(x)) return std::nullopt;
+  auto a = py::reinterpret_borrow<py::array>(x);
+  if (!known_type(a)) return std::nullopt;
+  return a;
+}
+
+double run_unlocked(fitted& call) {
+  // Over in microseconds; to get the GIL back from a busy thread takes milliseconds.
+  constexpr int64_t quick = 2048;
+  if (call.element_count() <= quick) return call.run();
+  py::gil_scoped_release release;
+  return call.run();
+}
+
+}  // namespace
+
+compiled_plan::compiled_plan(plan p) : plan_(std::move(p)) {
+  if (plan_.loss < 0 || plan_.loss >= static_cast<int>(losses().size()))
+    throw py::value_error("loss: no such index");
+  if (plan_.parameters.size() != plan_.info().parameters.size())
+    throw py::value_error("parameters: " + plan_.info().name + " takes " +
+                          std::to_string(plan_.info().parameters.size()) + ", got " +
+                          std::to_string(plan_.parameters.size()));
+}
+
+py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
+                              py::handle sample_weight, py::handle mask, py::handle upstream,
+                              std::optional<std::string> wrt, py::handle out) const {
+  const auto t = loadable(y_true), p = loadable(y_pred);
+  if (!t || !p || known_type(*p) < dtype::f16) return py::none();
+  std::optional<py::array> w, m, u;
+  if (!sample_weight.is_none() && !(w = loadable(sample_weight))) return py::none();
+  if (!mask.is_none() && (!(m = loadable(mask)) || m->dtype().kind() != 'b')) return py::none();
+  const bool scalar_upstream = PyFloat_CheckExact(upstream.ptr());
+  if (!scalar_upstream && !(u = loadable(upstream))) return py::none();
+
+  fitted call(plan_, as_array(*t, "y_true"), as_array(*p, "y_pred"));
+  if (w) call.sample_weight(as_array(*w, "sample_weight"));
+  if (m) call.mask(as_array(*m, "mask"));
+  if (!out.is_none()) check_out(out, *p);
+  // As in Keras, an empty batch of values comes back as it is.
+  const auto how = call.value_shape() == shape{0} ? reduction::none : reduction(reduce);
+  call.reduce(how);
+  if (u)
+    call.upstream(as_array(*u, "upstream"));
+  else
+    call.upstream(PyFloat_AS_DOUBLE(upstream.ptr()));
+  if (warns_of_one_class_ && call.class_count() == 1) {
+    const std::string message = "y_pred: " + plan_.info().name +
+                                " expects more than one class on its class axis, got shape " +
+                                text(call.grid_shape()) +
+                                "; for two classes given as one number use binary_crossentropy";
+    if (PyErr_WarnEx(PyExc_SyntaxWarning, message.c_str(), 4) != 0) throw py::error_already_set();
+  }
+
+  const bool wants_pred = wrt == "y_pred" || wrt == "both";
+  const bool wants_true = wrt == "y_true" || wrt == "both";
+  if (wants_true && plan_.info().sparse)
+    throw py::value_error("wrt: integer labels have no gradient");
+  py::object grad_pred = py::none(), grad_true = py::none();
+  if (wants_pred) {
+    grad_pred = py::reinterpret_borrow<py::object>(out);
+    const auto may_fill_out = [&](const std::optional<py::array>& a) {
+      return !a || may_fill(py::reinterpret_borrow<py::array>(out), *a);
+    };
+    if (out.is_none() || !may_fill_out(t) || !may_fill_out(p) || !may_fill_out(w) ||
+        !may_fill_out(m) || !may_fill_out(u))
+      grad_pred = empty(shape_of(*p), p->dtype());
+    call.grad_pred(as_array(py::reinterpret_borrow<py::array>(grad_pred), "out"));
+  }
+  if (wants_true) {
+    grad_true = empty(shape_of(*t), p->dtype());
+    call.grad_true(as_array(py::reinterpret_borrow<py::array>(grad_true), "grad_true"));
+  }
+  const dtype compute = call.compute_type();
+  py::object value;
+  if (how == reduction::none) {
+    const py::array values =
+        empty(call.value_shape(), (compute == dtype::f64 ? float64_ : float32_).dtype());
+    call.values(as_array(values, "values"));
+    run_unlocked(call);
+    value = values.ndim() ? py::object(values) : py::object(values[py::tuple()]);
+  } else {
+    value = as_scalar(run_unlocked(call), compute);
+  }
+  if (wants_pred && !out.is_none() && !grad_pred.is(out)) {
+    out[py::ellipsis()] = grad_pred;
+    grad_pred = py::reinterpret_borrow<py::object>(out);
+  }
+  return py::make_tuple(std::move(value), std::move(grad_pred), std::move(grad_true));
+}
+
+// A NumPy scalar, which is got fastest by reading an element of an array.
+py::object compiled_plan::as_scalar(double value, dtype type) const {
+  const auto through = [](py::array place, auto number) {
+    *static_cast<decltype(number)*>(place.mutable_data()) = number;
+    return py::reinterpret_steal<py::object>(PySequence_GetItem(place.ptr(), 0));
+  };
+  if (type == dtype::f64) return through(float64_, value);
+  const float narrow = static_cast<float>(value);
+  // NumPy's own conversion warns of an overflow.
+  if (std::isinf(narrow) && !std::isinf(value)) return float32_.dtype().attr("type")(value);
+  return through(float32_, narrow);
+}
+
+}  // namespace fastloss::bind

@@ -1,0 +1,35 @@
+// A plan that is called with NumPy arrays.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "bind/arrays.h"
+#include "plan.h"
+
+namespace fastloss::bind {
+
+class compiled_plan {
+ public:
+  explicit compiled_plan(plan p);
+
+  std::vector<int> axes_of(int rank) const { return plan_.axes_of(rank); }
+  std::string line() const { return to_text(plan_); }
+  void warn_of_one_class(bool warns) { warns_of_one_class_ = warns; }
+
+  // (value, gradient with respect to y_pred or None, that with respect to y_true or None). None if
+  // an argument has to be converted first, to an array that kernels load, or upstream to a float;
+  // nothing has been done then.
+  py::object run(py::handle y_true, py::handle y_pred, int reduce, py::handle sample_weight,
+                 py::handle mask, py::handle upstream, std::optional<std::string> wrt,
+                 py::handle out) const;
+
+ private:
+  py::object as_scalar(double value, dtype type) const;
+
+  plan plan_;
+  bool warns_of_one_class_ = false;
+  py::array float32_ = py::array_t<float>(1), float64_ = py::array_t<double>(1);  // see as_scalar
+};
+
+}  // namespace fastloss::bind
