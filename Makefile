@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 # The CPU build of TensorFlow is the smaller one; it exists for x86-64 alone.
-TENSORFLOW := tensorflow$(if $(filter x86_64,$(shell uname -m)),-cpu)>=2.18,<2.22
+TENSORFLOW_PACKAGE := tensorflow$(if $(filter x86_64,$(shell uname -m)),-cpu)
+TENSORFLOW := $(TENSORFLOW_PACKAGE)>=2.18,<2.22
 
 # The build requirements of pyproject.toml, and what scikit-build-core would fetch for itself.
 BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
@@ -15,16 +16,27 @@ BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
 SOURCES := $(shell find csrc python -type f -not -name '*.pyc') CMakeLists.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format stubs wheel clean
+.PHONY: help demo test test-all lint format stubs wheel clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/fastloss  ## Train a network with Keras's loss and with fastloss's; compare and time.
 	@$(BIN)/python -m fastloss demo
 
 test: $(VENV)/fastloss  ## Run the tests.
 	@$(BIN)/python -m pytest
+
+# The newest TensorFlow is the one in .venv. The others run the same wheel.
+test-all: test test-tensorflow-2.18 test-tensorflow-2.19 test-tensorflow-2.20  ## Run the tests, and those of TensorFlow with every version.
+
+test-tensorflow-%: wheel
+	@echo "TensorFlow $*"
+	@$(PYTHON) -m venv $(VENV)-tensorflow-$*
+	@$(VENV)-tensorflow-$*/bin/python -m pip --disable-pip-version-check install -qq \
+	  '$(TENSORFLOW_PACKAGE)==$*.*' "$$(ls dist/*.whl)[test]"
+	@$(VENV)-tensorflow-$*/bin/python -m pytest tests/test_tensorflow*.py tests/test_keras*.py \
+	  tests/test_where_keras_differs.py tests/test_circle.py tests/test_ctc.py
 
 lint: $(VENV)/fastloss  ## Check format, types and stubs; changes nothing.
 	$(BIN)/ruff check .
@@ -45,10 +57,11 @@ stubs: $(VENV)/fastloss  ## Write python/fastloss/losses.pyi from the registry.
 	$(BIN)/python tools/make_stubs.py
 
 wheel: $(VENV)/fastloss  ## Build the wheel and the source archive into dist/.
+	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Delete everything that was built, .venv included.
-	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis fastloss-demo.png
+	rm -rf build dist $(VENV) $(VENV)-tensorflow-* .pytest_cache .mypy_cache .ruff_cache .hypothesis fastloss-demo.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python:
