@@ -194,6 +194,11 @@ loss_kernel<T> make_kernel() {
       k.gradient[3] = row_gradient<F, T, 3>;
     }
   }
+  if constexpr (!std::is_void_v<typename F::variant>) {
+    static const loss_kernel<T> variant = make_kernel<typename F::variant, T>();
+    k.variant = &variant;
+    k.has_variant_for = F::has_variant_for;
+  }
   return k;
 }
 

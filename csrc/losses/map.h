@@ -162,9 +162,12 @@ struct binary_crossentropy : map_loss {
       : low(T(q[0])), high(T(1) - T(q[0])), a(T(q[1])), b(T(q[2])) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
-    T log_q = b * math::log(q), log_1q = a * math::log1p(-q);
+    auto complement = math::add_smaller(T(1), -q);
+    T inverse = 1 / (q * complement.hi);
+    T log_q = b * math::log(q);
+    T log_1q = a * math::log_corrected(complement.hi, complement.lo * q * inverse);
     // a (1 - t) / (1 - q) - b t / q over a common denominator, where it does not cancel for a = b.
-    T slope = ((q - t) * a + (a - b) * t * (1 - q)) / (q * (1 - q));
+    T slope = ((q - t) * a + (a - b) * t * complement.hi) * inverse;
     return {-(t * log_q + (1 - t) * log_1q), p < low || p > high ? T(0) : slope, log_1q - log_q};
   }
 };
@@ -180,7 +183,7 @@ struct binary_crossentropy_from_logits : map_loss {
     T negative = a * (1 - t), positive = b * t;
     T linear = z < 0 ? -positive * z : negative * z;
     return {linear + (negative + positive) * s.log1p_exp,
-            negative * s.positive - positive * s.negative,
+            negative * s.positive.hi - positive * s.negative.hi,
             (z < 0 ? -b * z : -a * z) + (b - a) * s.log1p_exp};
   }
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
@@ -188,60 +191,118 @@ struct binary_crossentropy_from_logits : map_loss {
   }
 };
 
-// What the focal losses multiply a cross-entropy by: c m^gamma, where m = 1 - (probability given to
-// the target) and c = t alpha + (1 - t)(1 - alpha) if balancing, else 1.
+// m^gamma b for a base m in two parts, and its slope m^gamma by_b + gamma m^(gamma-1) b by_m, given
+// the slopes of b and m. A power multiplies the relative error of its base by gamma, so the part of
+// m that rounding has lost counts.
 template <class T>
-struct focal_factor {
-  T weight_0, weight_step, gamma;
-  FASTLOSS_HD explicit focal_factor(const double* q)  // apply_class_balancing, alpha, gamma
-      : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
-        weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
-        gamma(T(q[2])) {}
-  // `bce` times the factor; by_pred and by_true are the derivatives of m.
-  FASTLOSS_HD map_terms<T> times(const map_terms<T>& bce, T t, T m, T by_pred, T by_true) const {
-    T focal = math::pow(m, gamma);
-    // The slope is a power of its own: m^gamma may underflow, or m overflow as a divisor, where the
-    // slope does not. A power below one has no finite slope at m = 0; 0 is used there.
-    constexpr T most = std::numeric_limits<T>::max();
-    T power = math::pow(m, gamma - 1);
-    T pull = gamma * (power > most ? (m == 0 ? T(0) : most) : power);
-    T weight = weight_0 + weight_step * t;
-    return {
-        weight * focal * bce.loss, weight * (pull * by_pred * bce.loss + focal * bce.d_pred),
-        weight * (pull * by_true * bce.loss + focal * bce.d_true) + weight_step * focal * bce.loss};
-  }
+struct square {
+  FASTLOSS_HD explicit square(double) {}
+  struct at {
+    math::two_parts<T> m;
+    FASTLOSS_HD T times(T b) const { return m.hi * (m.hi * b + 2 * m.lo * b); }
+    FASTLOSS_HD T slope(T b, T by_b, T by_m) const {
+      T grown = m.hi * by_b, half = 2 * b * by_m + grown;
+      return m.hi * half + m.lo * (half + grown);
+    }
+  };
+  FASTLOSS_HD at of(math::two_parts<T> m) const { return {m}; }
 };
 
 template <class T>
-struct binary_focal_crossentropy : map_loss {
+struct any_power {
+  T gamma;
+  FASTLOSS_HD explicit any_power(double gamma) : gamma(T(gamma)) {}
+  struct at {
+    math::scaled<T> power, pull;  // m^gamma, gamma m^(gamma-1)
+    FASTLOSS_HD T times(T b) const { return power.times(b); }
+    FASTLOSS_HD T slope(T b, T by_b, T by_m) const {
+      return (pull.value * by_m) * (pull.scale * b) + power.times(by_b);
+    }
+  };
+  FASTLOSS_HD at of(math::two_parts<T> m) const {
+    T size = math::abs(m.hi);
+    auto log_m = math::log_in_two_parts(size, size > 0 ? m.lo / m.hi : T(0));
+    // The slope is a power of its own: m^gamma may underflow where the slope does not. A power
+    // below one has no finite slope at m = 0; 0 is used there.
+    T less = gamma - 1;
+    auto pull = math::pow_of_log(log_m, size > 0 ? less : math::abs(less));
+    pull.value *= m.hi < 0 ? -gamma : gamma;
+    return {math::pow_of_log(log_m, gamma), pull};
+  }
+};
+
+// What the focal losses multiply a cross-entropy by: c m^gamma, where m = 1 - (probability given to
+// the target) and c = t alpha + (1 - t)(1 - alpha) if balancing, else 1.
+template <class T, class Power>
+struct focal_factor {
+  T weight_0, weight_step;
+  Power power;
+  FASTLOSS_HD explicit focal_factor(const double* q)  // apply_class_balancing, alpha, gamma
+      : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
+        weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
+        power(q[2]) {}
+  // `bce` times the factor; by_pred and by_true are the derivatives of m.
+  FASTLOSS_HD map_terms<T> times(const map_terms<T>& bce, T t, math::two_parts<T> m, T by_pred,
+                                 T by_true) const {
+    auto focal = power.of(m);
+    T loss = focal.times(bce.loss), weight = weight_0 + weight_step * t;
+    return {weight * loss, weight * focal.slope(bce.loss, bce.d_pred, by_pred),
+            weight * focal.slope(bce.loss, bce.d_true, by_true) + weight_step * loss};
+  }
+};
+
+// a x + (1 - a) y
+template <class T>
+FASTLOSS_HD math::two_parts<T> mix(T a, math::two_parts<T> x, math::two_parts<T> y) {
+  auto b = math::add_smaller(T(1), -a);
+  auto left = math::multiply_exactly(a, x.hi), right = math::multiply_exactly(b.hi, y.hi);
+  auto sum = math::add_exactly(left.hi, right.hi);
+  T rest = (left.lo + a * x.lo) + (right.lo + (b.lo * y.hi + b.hi * y.lo));
+  return {sum.hi, sum.lo + rest};
+}
+
+template <class T, class Power>
+struct binary_focal : map_loss {
   static constexpr auto name = "binary_focal_crossentropy";
   static constexpr names parameters{
       "epsilon", "negative_weight", "positive_weight", "apply_class_balancing", "alpha", "gamma"};
   binary_crossentropy<T> crossentropy;
-  focal_factor<T> focal;
-  FASTLOSS_HD explicit binary_focal_crossentropy(const double* q) : crossentropy(q), focal(q + 3) {}
+  focal_factor<T, Power> focal;
+  FASTLOSS_HD explicit binary_focal(const double* q) : crossentropy(q), focal(q + 3) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    T m = t * (1 - p) + (1 - t) * p, sign = m < 0 ? T(-1) : T(1);
-    return focal.times(crossentropy(t, p), t, math::abs(m), sign * (1 - 2 * t), sign * (1 - 2 * p));
+    auto m = mix(t, math::add_smaller(T(1), -p), {p, T(0)});
+    return focal.times(crossentropy(t, p), t, m, 1 - 2 * t, 1 - 2 * p);
   }
 };
 
 // From logits without the clip: no saturation where a sigmoid rounds to 0 or 1
-template <class T>
-struct binary_focal_crossentropy_from_logits : map_loss {
+template <class T, class Power>
+struct binary_focal_from_logits : map_loss {
   static constexpr auto name = "binary_focal_crossentropy_from_logits";
   static constexpr names parameters{"negative_weight", "positive_weight", "apply_class_balancing",
                                     "alpha", "gamma"};
   binary_crossentropy_from_logits<T> crossentropy;
-  focal_factor<T> focal;
-  FASTLOSS_HD explicit binary_focal_crossentropy_from_logits(const double* q)
-      : crossentropy(q), focal(q + 2) {}
+  focal_factor<T, Power> focal;
+  FASTLOSS_HD explicit binary_focal_from_logits(const double* q) : crossentropy(q), focal(q + 2) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::logistic<T> s(z);
-    T m = t * s.negative + (1 - t) * s.positive;
-    return focal.times(crossentropy(t, z, s), t, m, (1 - 2 * t) * s.positive * s.negative,
-                       s.negative - s.positive);
+    return focal.times(crossentropy(t, z, s), t, mix(t, s.negative, s.positive),
+                       (1 - 2 * t) * s.positive.hi * s.negative.hi, s.negative.hi - s.positive.hi);
   }
+};
+
+// With gamma = 2, the default, no power needs a logarithm.
+template <class T>
+struct binary_focal_crossentropy : binary_focal<T, any_power<T>> {
+  using binary_focal<T, any_power<T>>::binary_focal;
+  using variant = binary_focal<T, square<T>>;
+  static bool has_variant_for(const double* q) { return q[5] == 2; }
+};
+template <class T>
+struct binary_focal_crossentropy_from_logits : binary_focal_from_logits<T, any_power<T>> {
+  using binary_focal_from_logits<T, any_power<T>>::binary_focal_from_logits;
+  using variant = binary_focal_from_logits<T, square<T>>;
+  static bool has_variant_for(const double* q) { return q[4] == 2; }
 };
 
 }  // namespace fastloss
