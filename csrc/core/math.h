@@ -296,6 +296,24 @@ FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
   return log_corrected(close ? u : numerator / denominator, close ? (x - (u - T(1))) / u : T(0));
 }
 
+// log(1 + difference / base), both positive and in two parts
+template <class T>
+FASTLOSS_HD T log_growth(two_parts<T> difference, two_parts<T> base) {
+  T x = difference.hi / base.hi;
+  auto back = multiply_exactly(x, base.hi);
+  T remainder = ((difference.hi - back.hi) - back.lo) + (difference.lo - x * base.lo);
+  auto [u, u_lo] = add_exactly(T(1), x);
+  return log_corrected(u, (u_lo + remainder / base.hi) / u);
+}
+
+// log(share) where share + complement = 1, each to full relative precision.
+template <class T>
+FASTLOSS_HD T log_of_share(T share, T complement) {
+  bool close = complement < T(0.5);
+  auto [u, c] = add_smaller(T(1), -complement);
+  return log_corrected(close ? u : share, close ? c + c * complement : T(0));  // c / u
+}
+
 // log(x) in two parts, plus a correction as above. Zero and infinity get a huge finite logarithm:
 // the exponential of its multiples then makes 0, 1 or infinity of them, by the sign of the factor.
 template <class T>

@@ -11,7 +11,7 @@ namespace fastloss::cpu {
 namespace {
 
 // Partial sums in the compute type run over this many elements before they are added in double.
-constexpr std::int64_t sum_block = 256;
+constexpr std::int64_t sum_block = 128;
 
 template <class F, class T>
 void construct(const double* parameters, void* functor) {

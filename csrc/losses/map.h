@@ -6,6 +6,7 @@
 
 #include "core/math.h"
 #include "losses/loss.h"
+#include "losses/power.h"
 
 namespace fastloss {
 
@@ -59,7 +60,10 @@ struct mean_squared_logarithmic_error : map_loss {
   FASTLOSS_HD explicit mean_squared_logarithmic_error(const double* q) : epsilon(T(q[0])) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T p1 = math::max(p, epsilon), t1 = math::max(t, epsilon);
-    T d = math::log_quotient(1 + p1, 1 + t1, p1 - t1);
+    // Of the larger over the smaller, which cannot cancel.
+    T more = math::max(p1, t1), less = p1 < t1 ? p1 : t1;
+    T size = math::log_growth(math::add_smaller(more, -less), math::add_exactly(T(1), less));
+    T d = p1 < t1 ? -size : size;
     return {d * d, p < epsilon ? T(0) : 2 * d / (1 + p1), t < epsilon ? T(0) : -2 * d / (1 + t1)};
   }
 };
@@ -188,46 +192,6 @@ struct binary_crossentropy_from_logits : map_loss {
   }
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     return (*this)(t, z, math::logistic<T>(z));
-  }
-};
-
-// m^gamma b for a base m in two parts, and its slope m^gamma by_b + gamma m^(gamma-1) b by_m, given
-// the slopes of b and m. A power multiplies the relative error of its base by gamma, so the part of
-// m that rounding has lost counts.
-template <class T>
-struct square {
-  FASTLOSS_HD explicit square(double) {}
-  struct at {
-    math::two_parts<T> m;
-    FASTLOSS_HD T times(T b) const { return m.hi * (m.hi * b + 2 * m.lo * b); }
-    FASTLOSS_HD T slope(T b, T by_b, T by_m) const {
-      T grown = m.hi * by_b, half = 2 * b * by_m + grown;
-      return m.hi * half + m.lo * (half + grown);
-    }
-  };
-  FASTLOSS_HD at of(math::two_parts<T> m) const { return {m}; }
-};
-
-template <class T>
-struct any_power {
-  T gamma;
-  FASTLOSS_HD explicit any_power(double gamma) : gamma(T(gamma)) {}
-  struct at {
-    math::scaled<T> power, pull;  // m^gamma, gamma m^(gamma-1)
-    FASTLOSS_HD T times(T b) const { return power.times(b); }
-    FASTLOSS_HD T slope(T b, T by_b, T by_m) const {
-      return (pull.value * by_m) * (pull.scale * b) + power.times(by_b);
-    }
-  };
-  FASTLOSS_HD at of(math::two_parts<T> m) const {
-    T size = math::abs(m.hi);
-    auto log_m = math::log_in_two_parts(size, size > 0 ? m.lo / m.hi : T(0));
-    // The slope is a power of its own: m^gamma may underflow where the slope does not. A power
-    // below one has no finite slope at m = 0; 0 is used there.
-    T less = gamma - 1;
-    auto pull = math::pow_of_log(log_m, size > 0 ? less : math::abs(less));
-    pull.value *= m.hi < 0 ? -gamma : gamma;
-    return {math::pow_of_log(log_m, gamma), pull};
   }
 };
 
