@@ -1,7 +1,7 @@
 """Circle loss and CTC: what they are of, many embeddings or many frames, makes them tables apart.
 
-Exact is the definition in extended precision (of ``test_circle.py``, with the complex step, and of
-``test_ctc.py``). The slopes of a sample are sums over pairs or alignments that cancel, so they are
+Exact is the definition of ``tests/definitions.py`` in extended precision, for circle loss with the
+complex step. The slopes of a sample are sums over pairs or alignments that cancel, so they are
 judged in units of the largest slope of the sample.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+import definitions
 import fastloss
 from exact import Array
 from units import error_in_units
@@ -36,9 +37,8 @@ EXCEPTIONS = {
 }
 WHY = """\
 The logits of circle loss are up to gamma in size; a rounding of one is a relative error of as many
-units in its exponential. Keras rounds them as well, but uses the same rounded logits in its sums
-and its slopes, where part of the errors cancels. CTC keeps its sums as logarithms, whose errors
-grow with the number of frames and the size of the logits."""
+units in its exponential. CTC keeps its sums as logarithms, whose errors grow with the number of
+frames and the size of the logits."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,15 @@ def circle(dtype: str, samples: int, **options: float) -> Batch:
     import keras
     import tensorflow as tf
 
-    from test_circle import definition, embeddings
-
     rng = np.random.default_rng(samples)
-    labels, p = rng.integers(0, 4, samples), embeddings(rng, samples, 8, dtype)
+    labels, p = rng.integers(0, 4, samples), rng.normal(size=(samples, 8))
+    p = (p / np.linalg.norm(p, axis=1, keepdims=True)).astype(dtype)
     wide = p.astype(np.longdouble)
     slopes = np.empty_like(wide)
     for i in np.ndindex(wide.shape):
         moved = wide.astype(np.clongdouble)
         moved[i] += np.longdouble("1e-40") * 1j
-        slopes[i] = definition(labels, moved, **options).imag.sum() / np.longdouble("1e-40")
+        slopes[i] = definitions.circle(labels, moved, **options).imag.sum() / np.longdouble("1e-40")
 
     def ours() -> Results:
         loss = fastloss.Circle(reduction=None, **options)
@@ -78,20 +77,18 @@ def circle(dtype: str, samples: int, **options: float) -> Batch:
 
     named = ", ".join(f"{k}={v:g}" for k, v in options.items())
     title = f"circle({named}), {samples} embeddings"
-    return Batch(title, (definition(labels, wide, **options), slopes),
+    return Batch(title, (definitions.circle(labels, wide, **options), slopes),
                  {"fastloss": ours, "Keras": theirs})  # fmt: skip
 
 
 def ctc(dtype: str, frames: int, classes: int, length: int, spread: float) -> Batch:
     import tensorflow as tf
 
-    from test_ctc import recursion
-
     rng = np.random.default_rng(frames)
     batch = 3
     x = (spread * rng.normal(size=(batch, frames, classes))).astype(dtype)
     labels = rng.integers(1, classes, (batch, length))
-    found = [recursion(a, b) for a, b in zip(x, labels, strict=True)]
+    found = [definitions.ctc(a, b) for a, b in zip(x, labels, strict=True)]
     exact = np.array([v for v, _ in found]), np.array([g for _, g in found])
     lengths = np.full(batch, length), np.full(batch, frames)
 
