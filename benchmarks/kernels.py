@@ -53,7 +53,25 @@ def make_calls(shape: tuple[int, int]) -> dict[str, tuple[Call, int]]:
                 lambda loss=loss, y_true=y_true: loss.value_and_grad(y_true, p, out=out),
                 (8 if sparse else 12) * p.size,
             )
-    return calls
+    return calls | batch_calls(rng)
+
+
+def batch_calls(rng: np.random.Generator) -> dict[str, tuple[Call, int]]:
+    """Circle loss, which must move a matrix of similarities and its gradient, and CTC."""
+    n, features = 1024, 128
+    embeddings = rng.normal(size=(n, features)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    classes = rng.integers(0, 32, n)
+    logits = rng.normal(size=(32, 200, 100)).astype(np.float32)
+    labels = rng.integers(1, 100, (32, 30))
+    circle, ctc = fastloss.Circle(), fastloss.CTC()
+    return {
+        f"circle ({n} x {features})": (
+            lambda: circle.value_and_grad(classes, embeddings),
+            8 * n * n,
+        ),
+        "ctc (32 x 200 x 100)": (lambda: ctc.value_and_grad(labels, logits), 8 * logits.size),
+    }
 
 
 def seconds(call: Call) -> float:

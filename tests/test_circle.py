@@ -14,6 +14,7 @@ import tensorflow as tf
 import fastloss
 import fastloss.keras
 import fastloss.tensorflow as ft
+from definitions import circle as definition
 from frameworks import modes, value_and_gradients
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
@@ -43,32 +44,6 @@ def draw(rng: Any, shape: tuple[int, int], dtype: Any) -> tuple[Any, Any]:
     y = rng.integers(0, 1 + shape[0] // 4, shape[0])
     y[-1] = -1
     return y, embeddings(rng, *shape, dtype)
-
-
-def definition(
-    y: Any, p: Any, *, gamma: Any = 80.0, margin: Any = 0.4, remove_diagonal: bool = True
-) -> Any:
-    """The losses of real or complex embeddings compared with each other."""
-
-    def at_least_zero(x: Any) -> Any:
-        return np.where(x.real > 0, x, 0)
-
-    d = at_least_zero(1 - p @ p.T)
-    positive = y[:, None] == y
-    negative = ~positive
-    if remove_diagonal:
-        positive = positive & ~np.eye(len(y), dtype=bool)
-    up = -gamma * at_least_zero(margin + d) * (margin - d)
-    down = gamma * at_least_zero(1 + margin - d) * (1 - margin - d)
-    losses = np.zeros(len(y), p.dtype)
-    for i in range(len(y)):
-        if positive[i].any() and negative[i].any():
-            z = [logits[i, members[i]] for logits, members in ((up, positive), (down, negative))]
-            peaks = [x.real.max() for x in z]
-            total = sum(m + np.log(np.exp(x - m).sum()) for m, x in zip(peaks, z, strict=True))
-            peak = max(total.real, 0)
-            losses[i] = peak + np.log(np.exp(total - peak) + np.exp(-peak))
-    return losses
 
 
 def assert_near(actual: Any, exact: Any, gamma: float) -> None:

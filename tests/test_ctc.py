@@ -15,6 +15,7 @@ import tensorflow as tf
 import fastloss
 import fastloss.keras
 import fastloss.tensorflow as ft
+from definitions import ctc as recursion
 from fastloss import _tensorflow_ops
 from frameworks import assert_agrees, modes, value_and_gradients
 
@@ -64,33 +65,6 @@ def complex_step(x: Any, label: tuple[int, ...], blank: int) -> Any:
         z[i] += 1e-30j
         gradient[i] = all_alignments(z, label, blank).imag / 1e-30
     return gradient
-
-
-def recursion(x: Any, label: Any) -> tuple[Any, Any]:
-    """Value and gradient in extended precision by the textbook recursions, blank 0."""
-    x = np.asarray(x, np.longdouble)
-    y = x - np.logaddexp.reduce(x, axis=1, keepdims=True)
-    states = [0] + [s for k in label for s in (int(k), 0)]
-    frames, n = len(x), len(states)
-    skips = [s >= 2 and states[s] != 0 and states[s] != states[s - 2] for s in range(n)]
-    a = np.full((frames, n), -np.inf, np.longdouble)
-    b = a.copy()
-    a[0, :2] = y[0, states[:2]]
-    b[-1, -2:] = 0
-    for t in range(1, frames):
-        for s in range(n):
-            terms = [a[t - 1, s], *a[t - 1, max(s - 1, 0) : s]]
-            terms += [a[t - 1, s - 2]] if skips[s] else []
-            a[t, s] = np.logaddexp.reduce(terms) + y[t, states[s]]
-    for t in range(frames - 2, -1, -1):
-        for s in range(n):
-            to = [s, *range(s + 1, min(s + 2, n))] + ([s + 2] if s + 2 < n and skips[s + 2] else [])
-            b[t, s] = np.logaddexp.reduce([b[t + 1, r] + y[t + 1, states[r]] for r in to])
-    log_p = np.logaddexp.reduce(a[-1, -2:])
-    gradient = np.exp(y)
-    for s, k in enumerate(states):
-        gradient[:, k] -= np.exp(a[:, s] + b[:, s] - log_p)
-    return -log_p, gradient
 
 
 def frames_needed(label: tuple[int, ...]) -> int:

@@ -9,3 +9,9 @@
 #else
 #define FASTLOSS_HD inline __attribute__((always_inline))
 #endif
+
+// Where a fused multiply-add is an instruction. Elsewhere it is a slow call.
+#if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA) || \
+    defined(__CUDA_ARCH__)
+#define FASTLOSS_FMA
+#endif

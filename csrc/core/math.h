@@ -23,9 +23,10 @@ struct format<float> {
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
   static constexpr integer one = 0x3f800000, sqrt_half = 0x3f3504f3;
   static constexpr integer split_mask = ~0xfff;  // keeps 12 bits: products of two are exact
+  static constexpr integer lift = 120;
   static constexpr float round_shift = 0x1.8p23f;
   static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // n * ln2_hi is exact
-  static constexpr float exp_min = -104.0f, exp_max = 89.0f;
+  static constexpr float exp_min = -170.0f, exp_max = 170.0f;  // 2^n in two normal factors
   static constexpr float expm1_min = -64.0f, expm1_max = 88.0f;
   static constexpr int exp_terms = 7, cosh_terms = 5, log_terms = 5;
 };
@@ -37,9 +38,10 @@ struct format<double> {
   static constexpr int mantissa_bits = 52, exponent_bias = 1023;
   static constexpr integer one = 0x3ff0000000000000, sqrt_half = 0x3fe6a09e667f3bcd;
   static constexpr integer split_mask = ~0x7ffffff;  // keeps 26 bits
+  static constexpr integer lift = 1000;
   static constexpr double round_shift = 0x1.8p52;
   static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
-  static constexpr double exp_min = -746.0, exp_max = 710.0;
+  static constexpr double exp_min = -1400.0, exp_max = 1400.0;
   static constexpr double expm1_min = -64.0, expm1_max = 709.0;
   static constexpr int exp_terms = 13, cosh_terms = 9, log_terms = 11;
 };
@@ -55,11 +57,8 @@ FASTLOSS_HD To bit_cast(From from) {
   return to;
 }
 
-template <class T>
-FASTLOSS_HD T abs(T x) {
-  return x < T(0) ? -x : x;
-}
-
+FASTLOSS_HD float abs(float x) { return __builtin_fabsf(x); }
+FASTLOSS_HD double abs(double x) { return __builtin_fabs(x); }
 FASTLOSS_HD float sqrt(float x) { return __builtin_sqrtf(x); }
 FASTLOSS_HD double sqrt(double x) { return __builtin_sqrt(x); }
 
@@ -72,6 +71,45 @@ template <class T>
 FASTLOSS_HD T clamp(T x, T low, T high) {  // a NaN in `x` survives
   T above = x < low ? low : x;
   return above > high ? high : above;
+}
+
+// A number in two parts: `lo` is what rounding it to `hi` has lost.
+template <class T>
+struct two_parts {
+  T hi, lo;
+};
+
+template <class T>
+FASTLOSS_HD two_parts<T> add_smaller(T a, T b) {  // |a| >= |b|, or a and b are far below one
+  T sum = a + b;
+  return {sum, b - (sum - a)};
+}
+
+template <class T>
+FASTLOSS_HD two_parts<T> add_exactly(T a, T b) {
+  T sum = a + b, of_b = sum - a;
+  return {sum, (a - (sum - of_b)) + (b - of_b)};
+}
+
+#ifdef FASTLOSS_FMA
+FASTLOSS_HD float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+FASTLOSS_HD double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+template <class T>
+FASTLOSS_HD T high_part(T a) {
+  return bit_cast<T>(bit_cast<typename format<T>::integer>(a) & format<T>::split_mask);
+}
+#endif
+
+template <class T>
+FASTLOSS_HD two_parts<T> multiply_exactly(T a, T b) {
+  T p = a * b;
+#ifdef FASTLOSS_FMA
+  return {p, multiply_add(a, b, -p)};
+#else
+  T ah = high_part(a), al = a - ah, bh = high_part(b), bl = b - bh;
+  return {p, ((ah * bh - p) + ah * bl + al * bh) + al * bl};
+#endif
 }
 
 // The series below, summed from the last term (index Last) to the term of index K; templates rather
@@ -115,7 +153,7 @@ FASTLOSS_HD T power_of_two(typename format<T>::integer n) {
 template <class T>
 struct reduced_exponential {
   typename format<T>::integer n;
-  T expm1_r;
+  two_parts<T> expm1_r;
 };
 
 template <class T>
@@ -125,24 +163,43 @@ FASTLOSS_HD reduced_exponential<T> reduce_exponential(T x, T tail) {
   T shifted = x * log2e + F::round_shift;
   auto n = bit_cast<typename F::integer>(shifted) - bit_cast<typename F::integer>(F::round_shift);
   T nf = shifted - F::round_shift;
-  T r = (x - nf * F::ln2_hi) - (nf * F::ln2_lo - tail);
-  T series = exponential_series<2, F::exp_terms>(r);
-  return {n, r + r * r * series};
+  auto [r, r_lo] = add_smaller(x - nf * F::ln2_hi, tail - nf * F::ln2_lo);
+  auto [hi, lo] = add_smaller(r, r * r * exponential_series<2, F::exp_terms>(r));
+  return {n, {hi, lo + (r_lo + r_lo * hi)}};
 }
 
-// m 2^n in two steps, because 2^n alone may be subnormal or overflow where the product is not.
+// value * scale, where the product alone may over- or underflow, but not its product with x.
 template <class T>
-FASTLOSS_HD T scale_by_power(T m, typename format<T>::integer n) {
-  auto half = n >> 1;
-  return m * power_of_two<T>(half) * power_of_two<T>(n - half);
-}
+struct scaled {
+  T value, scale;
+  FASTLOSS_HD T times(T x) const { return value * x * scale; }
+};
 
-// exp(x + tail) for a tail that is tiny beside one.
+// exp(x + tail) for a tail that is tiny beside one; 2^n in two steps, because it alone may be
+// subnormal or overflow where the result is not.
 template <class T>
-FASTLOSS_HD T exp(T x, T tail = T(0)) {
+FASTLOSS_HD scaled<T> exp_scaled(T x, T tail = T(0)) {
   using F = format<T>;
   auto e = reduce_exponential(clamp(x, F::exp_min, F::exp_max), tail);
-  return scale_by_power(T(1) + e.expm1_r, e.n);
+  auto half = e.n >> 1;
+  return {(T(1) + e.expm1_r.hi) * power_of_two<T>(half), power_of_two<T>(e.n - half)};
+}
+
+template <class T>
+FASTLOSS_HD T exp(T x, T tail = T(0)) {
+  auto e = exp_scaled(x, tail);
+  return e.value * e.scale;
+}
+
+// exp(x) in two parts, for x <= 0. The power of two is lifted, so that its product with m is normal
+// even where the result is not.
+template <class T>
+FASTLOSS_HD two_parts<T> exp_in_two_parts(T x) {
+  using F = format<T>;
+  auto e = reduce_exponential(max(x, F::exp_min), T(0));
+  auto [hi, lo] = add_smaller(T(1), e.expm1_r.hi);
+  T lifted = power_of_two<T>(e.n + F::lift), lower = power_of_two<T>(-F::lift);
+  return {hi * lifted * lower, (lo + e.expm1_r.lo) * lifted * lower};
 }
 
 // exp(a - b), as if the difference were not rounded: rounding it would cost |a - b| units.
@@ -159,7 +216,7 @@ FASTLOSS_HD T expm1(T x) {
   using F = format<T>;
   auto e = reduce_exponential(clamp(x, F::expm1_min, F::expm1_max), T(0));
   T scale = power_of_two<T>(e.n);
-  return scale * e.expm1_r + (scale - T(1));
+  return scale * e.expm1_r.hi + (scale - T(1));
 }
 
 // cosh(x) - 1 for |x| <= 1
@@ -198,14 +255,15 @@ FASTLOSS_HD T atanh_tail(T z) {
   return z * atanh_series<1, format<T>::log_terms>(z);
 }
 
-// log(x + c) for a correction c that is tiny beside x: x carries the rounded argument, c the error.
+// log(x) + correction, for a correction that is tiny beside one: what is lost by rounding x, over
+// x.
 template <class T>
-FASTLOSS_HD T log_corrected(T x, T c) {
+FASTLOSS_HD T log_corrected(T x, T correction) {
   using F = format<T>;
   auto [k, f] = reduce_logarithm(x);
   T s = f / (T(2) + f);
   T half_square = T(0.5) * f * f;
-  T tail = s * (half_square + atanh_tail(s * s)) + k * F::ln2_lo + c / x;
+  T tail = s * (half_square + atanh_tail(s * s)) + k * F::ln2_lo + correction;
   T finite = k * F::ln2_hi + (f - (half_square - tail));
   T edge = x == T(0) ? -infinity<T> : (x > T(0) ? x : std::numeric_limits<T>::quiet_NaN());
   return x > T(0) && x < infinity<T> ? finite : edge;
@@ -220,7 +278,7 @@ FASTLOSS_HD T log(T x) {
 template <class T>
 FASTLOSS_HD T log_sum(T a, T b) {
   T u = a + b;
-  return log_corrected(u, a < b ? a - (u - b) : b - (u - a));
+  return log_corrected(u, (a < b ? a - (u - b) : b - (u - a)) / u);
 }
 
 template <class T>
@@ -235,62 +293,87 @@ FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
   T x = difference / denominator;
   T u = T(1) + x;
   bool close = x > T(-0.5) && x < T(1);
-  return log_corrected(close ? u : numerator / denominator, close ? x - (u - T(1)) : T(0));
+  return log_corrected(close ? u : numerator / denominator, close ? (x - (u - T(1))) / u : T(0));
 }
 
-// a * b = product + error, exactly.
+// log(1 + difference / base), both positive and in two parts
 template <class T>
-struct exact_product {
-  T product, error;
-};
-
-template <class T>
-FASTLOSS_HD T high_part(T a) {
-  return bit_cast<T>(bit_cast<typename format<T>::integer>(a) & format<T>::split_mask);
+FASTLOSS_HD T log_growth(two_parts<T> difference, two_parts<T> base) {
+  T x = difference.hi / base.hi;
+  auto back = multiply_exactly(x, base.hi);
+  T remainder = ((difference.hi - back.hi) - back.lo) + (difference.lo - x * base.lo);
+  auto [u, u_lo] = add_exactly(T(1), x);
+  return log_corrected(u, (u_lo + remainder / base.hi) / u);
 }
 
+// log(share) where share + complement = 1, each to full relative precision.
 template <class T>
-FASTLOSS_HD exact_product<T> multiply_exactly(T a, T b) {
-  T p = a * b;
-  T ah = high_part(a), al = a - ah, bh = high_part(b), bl = b - bh;
-  return {p, ((ah * bh - p) + ah * bl + al * bh) + al * bl};
+FASTLOSS_HD T log_of_share(T share, T complement) {
+  bool close = complement < T(0.5);
+  auto [u, c] = add_smaller(T(1), -complement);
+  return log_corrected(close ? u : share, close ? c + c * complement : T(0));  // c / u
 }
 
-// x^y for x >= 0 (0^0 = 1). The logarithm is kept as a sum of two numbers, because an error of one
-// unit in y log x costs |y log x| units in the power.
+// log(x) in two parts, plus a correction as above. Zero and infinity get a huge finite logarithm:
+// the exponential of its multiples then makes 0, 1 or infinity of them, by the sign of the factor.
 template <class T>
-FASTLOSS_HD T pow(T x, T y) {
+FASTLOSS_HD two_parts<T> log_in_two_parts(T x, T correction = T(0)) {
   using F = format<T>;
   auto [k, f] = reduce_logarithm(x);
-  T d = T(2) + f, d_error = f - (d - T(2));
-  T s = f / d;
+  auto [d, d_lo] = add_smaller(T(2), f);
+  T inverse = T(1) / d, s = f * inverse;
   auto sd = multiply_exactly(s, d);
-  T s_error = (((f - sd.product) - sd.error) - s * d_error) / d;
-  T big = k * F::ln2_hi, sum = big + T(2) * s;
-  T rest = ((big - sum) + T(2) * s) + (T(2) * s_error + s * atanh_tail(s * s) + k * F::ln2_lo);
-  T log_hi = sum + rest, log_lo = (sum - log_hi) + rest;
-  // Zero and infinity get a huge finite logarithm: the exponential then makes 0, 1 or infinity of
-  // them, by the sign of y.
+  T s_lo = (((f - sd.hi) - sd.lo) - s * d_lo) * inverse;
+  auto [sum, rest] = add_smaller(k * F::ln2_hi, T(2) * s);
+  rest += T(2) * s_lo + s * atanh_tail(s * s) + k * F::ln2_lo + correction;
+  auto [hi, lo] = add_smaller(sum, rest);
   constexpr T huge = T(1e30);
-  log_hi = x == T(0) ? -huge : (x < infinity<T> ? log_hi : huge);
-  auto e = multiply_exactly(y, log_hi);
+  return {x == T(0) ? -huge : (x < infinity<T> ? hi : huge), lo};
+}
+
+// x^y, given the logarithm of x >= 0 in two parts: an error of one unit in y log x costs |y log x|
+// units in the power.
+template <class T>
+FASTLOSS_HD scaled<T> pow_of_log(two_parts<T> log_x, T y) {
+  auto e = multiply_exactly(y, log_x.hi);
   // Where the power over- or underflows, the tail may be inf - inf; it is not needed there.
-  T tail = abs(e.product) < -F::exp_min ? e.error + y * log_lo : T(0);
-  T power = exp(e.product, tail);
+  T tail = abs(e.hi) < -format<T>::exp_min ? e.lo + y * log_x.lo : T(0);
+  return exp_scaled(e.hi, tail);
+}
+
+template <class T>
+FASTLOSS_HD T pow(T x, T y) {  // 0^0 = 1
+  T power = pow_of_log(log_in_two_parts(x), y).times(T(1));
   return x >= T(0) ? power : std::numeric_limits<T>::quiet_NaN();
 }
 
-// sigmoid(z), sigmoid(-z) and log(1 + e^-|z|) share one exponential; neither sigmoid is ever formed
-// as one minus the other.
+// sigmoid(z), sigmoid(-z) and log(1 + e^-|z|) share one exponential and one division; neither
+// sigmoid is ever formed as one minus the other.
 template <class T>
 struct logistic {
-  T positive, negative, log1p_exp;
+  two_parts<T> positive, negative;
+  T log1p_exp;
   FASTLOSS_HD explicit logistic(T z) {
-    T e = exp(-abs(z));
-    T large = T(1) / (T(1) + e), small = e * large;
-    positive = z < T(0) ? small : large;
-    negative = z < T(0) ? large : small;
-    log1p_exp = log1p(e);
+    using F = format<T>;
+    auto e = exp_in_two_parts(-abs(z));
+    auto d = add_smaller(T(1), e.hi);
+    d.lo += e.lo;
+    // 1 + e = 2^k (1 + f), k = 0 or 1, without a rounding; s and the sigmoids as below.
+    bool upper = e.hi > T(0.5);
+    T k = upper ? T(1) : T(0), f = upper ? T(0.5) * (e.hi - T(1)) : e.hi;
+    T g = T(2) + f, inverse = T(1) / (d.hi * g), s = f * (inverse * d.hi);
+    // The quotient is a few units off; its remainder tells by how much.
+    T quotient = inverse * g;
+    auto one = multiply_exactly(quotient, d.hi);
+    T remainder = ((T(1) - one.hi) - one.lo) - quotient * d.lo;
+    auto large = add_smaller(quotient, quotient * remainder);
+    auto product = multiply_exactly(e.hi, large.hi);
+    auto small = add_smaller(product.hi, product.lo + (e.hi * large.lo + e.lo * large.hi));
+    positive = {z < T(0) ? small.hi : large.hi, z < T(0) ? small.lo : large.lo};
+    negative = {z < T(0) ? large.hi : small.hi, z < T(0) ? large.lo : small.lo};
+    T half_square = T(0.5) * f * f;
+    T tail = s * (half_square + atanh_tail(s * s)) + k * F::ln2_lo + e.lo * large.hi;
+    log1p_exp = k * F::ln2_hi + (f - (half_square - tail));
   }
 };
 

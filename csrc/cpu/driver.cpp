@@ -101,7 +101,7 @@ class call {
   explicit call(const request& r)
       : r_(r),
         set_(kernels().get<T>()),
-        kernel_(set_.losses[r.loss]),
+        kernel_(set_.losses[r.loss].chosen_for(r.parameters.data())),
         info_(losses()[r.loss]),
         t_(coalesced(r.y_true)),
         p_(coalesced(r.y_pred)),

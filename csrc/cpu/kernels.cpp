@@ -11,7 +11,7 @@ namespace fastloss::cpu {
 namespace {
 
 // Partial sums in the compute type run over this many elements before they are added in double.
-constexpr std::int64_t sum_block = 256;
+constexpr std::int64_t sum_block = 128;
 
 template <class F, class T>
 void construct(const double* parameters, void* functor) {
@@ -193,6 +193,11 @@ loss_kernel<T> make_kernel() {
       k.gradient[2] = row_gradient<F, T, 2>;
       k.gradient[3] = row_gradient<F, T, 3>;
     }
+  }
+  if constexpr (!std::is_void_v<typename F::variant>) {
+    static const loss_kernel<T> variant = make_kernel<typename F::variant, T>();
+    k.variant = &variant;
+    k.has_variant_for = F::has_variant_for;
   }
   return k;
 }

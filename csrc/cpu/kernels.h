@@ -47,6 +47,13 @@ struct loss_kernel {
   bool first_phase_is_max = false;
   bool averages = false;
   bool label_signs = false;
+
+  // The cheaper kernel for some parameters; see losses/loss.h.
+  const loss_kernel* variant = nullptr;
+  bool (*has_variant_for)(const double* parameters) = nullptr;
+  const loss_kernel& chosen_for(const double* parameters) const {
+    return variant && has_variant_for(parameters) ? *variant : *this;
+  }
 };
 
 // Loops over the logits of a frame or over the n states of a label; see losses/ctc.h.

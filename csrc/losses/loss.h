@@ -10,6 +10,10 @@
 // A region loss (Dice, IoU, Tversky) is a row loss whose row spans several axes.
 // A pairwise loss is a row loss over what one sample has in common with every other.
 // A sparse loss is a row loss whose target is the one-hot row of an integer label.
+//
+// A loss with a `variant` has a cheaper functor, with the same parameters, for those that
+// `has_variant_for` accepts. It is chosen once per call, because a choice inside a loop would
+// compute both.
 #pragma once
 
 #include <cstddef>
@@ -51,6 +55,7 @@ struct phase {};
 
 struct any_loss {
   static constexpr no_names parameters{};
+  using variant = void;
   static constexpr bool sparse = false;       // integer labels
   static constexpr bool label_signs = false;  // labels {0, 1} stand for {-1, 1}
 };

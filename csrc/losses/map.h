@@ -6,6 +6,7 @@
 
 #include "core/math.h"
 #include "losses/loss.h"
+#include "losses/power.h"
 
 namespace fastloss {
 
@@ -59,7 +60,10 @@ struct mean_squared_logarithmic_error : map_loss {
   FASTLOSS_HD explicit mean_squared_logarithmic_error(const double* q) : epsilon(T(q[0])) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T p1 = math::max(p, epsilon), t1 = math::max(t, epsilon);
-    T d = math::log_quotient(1 + p1, 1 + t1, p1 - t1);
+    // Of the larger over the smaller, which cannot cancel.
+    T more = math::max(p1, t1), less = p1 < t1 ? p1 : t1;
+    T size = math::log_growth(math::add_smaller(more, -less), math::add_exactly(T(1), less));
+    T d = p1 < t1 ? -size : size;
     return {d * d, p < epsilon ? T(0) : 2 * d / (1 + p1), t < epsilon ? T(0) : -2 * d / (1 + t1)};
   }
 };
@@ -162,9 +166,12 @@ struct binary_crossentropy : map_loss {
       : low(T(q[0])), high(T(1) - T(q[0])), a(T(q[1])), b(T(q[2])) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
-    T log_q = b * math::log(q), log_1q = a * math::log1p(-q);
+    auto complement = math::add_smaller(T(1), -q);
+    T inverse = 1 / (q * complement.hi);
+    T log_q = b * math::log(q);
+    T log_1q = a * math::log_corrected(complement.hi, complement.lo * q * inverse);
     // a (1 - t) / (1 - q) - b t / q over a common denominator, where it does not cancel for a = b.
-    T slope = ((q - t) * a + (a - b) * t * (1 - q)) / (q * (1 - q));
+    T slope = ((q - t) * a + (a - b) * t * complement.hi) * inverse;
     return {-(t * log_q + (1 - t) * log_1q), p < low || p > high ? T(0) : slope, log_1q - log_q};
   }
 };
@@ -180,7 +187,7 @@ struct binary_crossentropy_from_logits : map_loss {
     T negative = a * (1 - t), positive = b * t;
     T linear = z < 0 ? -positive * z : negative * z;
     return {linear + (negative + positive) * s.log1p_exp,
-            negative * s.positive - positive * s.negative,
+            negative * s.positive.hi - positive * s.negative.hi,
             (z < 0 ? -b * z : -a * z) + (b - a) * s.log1p_exp};
   }
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
@@ -190,58 +197,76 @@ struct binary_crossentropy_from_logits : map_loss {
 
 // What the focal losses multiply a cross-entropy by: c m^gamma, where m = 1 - (probability given to
 // the target) and c = t alpha + (1 - t)(1 - alpha) if balancing, else 1.
-template <class T>
+template <class T, class Power>
 struct focal_factor {
-  T weight_0, weight_step, gamma;
+  T weight_0, weight_step;
+  Power power;
   FASTLOSS_HD explicit focal_factor(const double* q)  // apply_class_balancing, alpha, gamma
       : weight_0(q[0] != 0 ? T(1 - q[1]) : T(1)),
         weight_step(q[0] != 0 ? T(2 * q[1] - 1) : T(0)),
-        gamma(T(q[2])) {}
+        power(q[2]) {}
   // `bce` times the factor; by_pred and by_true are the derivatives of m.
-  FASTLOSS_HD map_terms<T> times(const map_terms<T>& bce, T t, T m, T by_pred, T by_true) const {
-    T focal = math::pow(m, gamma);
-    // The slope is a power of its own: m^gamma may underflow, or m overflow as a divisor, where the
-    // slope does not. A power below one has no finite slope at m = 0; 0 is used there.
-    constexpr T most = std::numeric_limits<T>::max();
-    T power = math::pow(m, gamma - 1);
-    T pull = gamma * (power > most ? (m == 0 ? T(0) : most) : power);
-    T weight = weight_0 + weight_step * t;
-    return {
-        weight * focal * bce.loss, weight * (pull * by_pred * bce.loss + focal * bce.d_pred),
-        weight * (pull * by_true * bce.loss + focal * bce.d_true) + weight_step * focal * bce.loss};
+  FASTLOSS_HD map_terms<T> times(const map_terms<T>& bce, T t, math::two_parts<T> m, T by_pred,
+                                 T by_true) const {
+    auto focal = power.of(m);
+    T loss = focal.times(bce.loss), weight = weight_0 + weight_step * t;
+    return {weight * loss, weight * focal.slope(bce.loss, bce.d_pred, by_pred),
+            weight * focal.slope(bce.loss, bce.d_true, by_true) + weight_step * loss};
   }
 };
 
+// a x + (1 - a) y
 template <class T>
-struct binary_focal_crossentropy : map_loss {
+FASTLOSS_HD math::two_parts<T> mix(T a, math::two_parts<T> x, math::two_parts<T> y) {
+  auto b = math::add_smaller(T(1), -a);
+  auto left = math::multiply_exactly(a, x.hi), right = math::multiply_exactly(b.hi, y.hi);
+  auto sum = math::add_exactly(left.hi, right.hi);
+  T rest = (left.lo + a * x.lo) + (right.lo + (b.lo * y.hi + b.hi * y.lo));
+  return {sum.hi, sum.lo + rest};
+}
+
+template <class T, class Power>
+struct binary_focal : map_loss {
   static constexpr auto name = "binary_focal_crossentropy";
   static constexpr names parameters{
       "epsilon", "negative_weight", "positive_weight", "apply_class_balancing", "alpha", "gamma"};
   binary_crossentropy<T> crossentropy;
-  focal_factor<T> focal;
-  FASTLOSS_HD explicit binary_focal_crossentropy(const double* q) : crossentropy(q), focal(q + 3) {}
+  focal_factor<T, Power> focal;
+  FASTLOSS_HD explicit binary_focal(const double* q) : crossentropy(q), focal(q + 3) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    T m = t * (1 - p) + (1 - t) * p, sign = m < 0 ? T(-1) : T(1);
-    return focal.times(crossentropy(t, p), t, math::abs(m), sign * (1 - 2 * t), sign * (1 - 2 * p));
+    auto m = mix(t, math::add_smaller(T(1), -p), {p, T(0)});
+    return focal.times(crossentropy(t, p), t, m, 1 - 2 * t, 1 - 2 * p);
   }
 };
 
 // From logits without the clip: no saturation where a sigmoid rounds to 0 or 1
-template <class T>
-struct binary_focal_crossentropy_from_logits : map_loss {
+template <class T, class Power>
+struct binary_focal_from_logits : map_loss {
   static constexpr auto name = "binary_focal_crossentropy_from_logits";
   static constexpr names parameters{"negative_weight", "positive_weight", "apply_class_balancing",
                                     "alpha", "gamma"};
   binary_crossentropy_from_logits<T> crossentropy;
-  focal_factor<T> focal;
-  FASTLOSS_HD explicit binary_focal_crossentropy_from_logits(const double* q)
-      : crossentropy(q), focal(q + 2) {}
+  focal_factor<T, Power> focal;
+  FASTLOSS_HD explicit binary_focal_from_logits(const double* q) : crossentropy(q), focal(q + 2) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::logistic<T> s(z);
-    T m = t * s.negative + (1 - t) * s.positive;
-    return focal.times(crossentropy(t, z, s), t, m, (1 - 2 * t) * s.positive * s.negative,
-                       s.negative - s.positive);
+    return focal.times(crossentropy(t, z, s), t, mix(t, s.negative, s.positive),
+                       (1 - 2 * t) * s.positive.hi * s.negative.hi, s.negative.hi - s.positive.hi);
   }
+};
+
+// With gamma = 2, the default, no power needs a logarithm.
+template <class T>
+struct binary_focal_crossentropy : binary_focal<T, any_power<T>> {
+  using binary_focal<T, any_power<T>>::binary_focal;
+  using variant = binary_focal<T, square<T>>;
+  static bool has_variant_for(const double* q) { return q[5] == 2; }
+};
+template <class T>
+struct binary_focal_crossentropy_from_logits : binary_focal_from_logits<T, any_power<T>> {
+  using binary_focal_from_logits<T, any_power<T>>::binary_focal_from_logits;
+  using variant = binary_focal_from_logits<T, square<T>>;
+  static bool has_variant_for(const double* q) { return q[4] == 2; }
 };
 
 }  // namespace fastloss

@@ -7,9 +7,9 @@
 namespace fastloss {
 
 // softplus(LSE+ + LSE-), LSE being the log of the sum of the exponentials of the logits of the
-// positives (t = 1) and of the negatives (t = 0); pairs with any other t do not count. With
-// d = max(1 - s, 0) and w = max(., 0) the logits are
-//   -gamma w(margin + d) (margin - d)  and  gamma w(1 + margin - d) (1 - margin - d).
+// positives (t = 1) and of the negatives (t = 0); pairs with any other t do not count. The logits
+// are gamma max(x + margin, 0) (x - margin), with x = 1 - s for a positive pair and x = s for a
+// negative one, where s is at most 1.
 // A row without positives or without negatives has loss 0.
 template <class T>
 struct circle : pairwise_loss {
@@ -31,14 +31,12 @@ struct circle : pairwise_loss {
   };
   FASTLOSS_HD pair at(T t, T s) const {
     bool positive = t == 1;
-    T d = math::max(1 - s, T(0));
-    T sign = positive ? T(1) : T(-1);
-    T weight = positive ? margin + d : 1 + margin - d;
-    T distance = positive ? margin - d : 1 - margin - d;
-    T active = weight >= 0 ? T(1) : T(0);
-    T logit = -sign * gamma * (active * weight) * distance;
-    T by_d = gamma * active * (sign * weight - distance);
-    return {positive, positive || t == 0, logit, s > 1 ? T(0) : -by_d};
+    T similarity = s > 1 ? T(1) : s;
+    T x = positive ? 1 - similarity : similarity, weight = margin + x;
+    T active = weight >= 0 ? gamma : T(0);
+    T slope = s > 1 ? T(0) : 2 * active * x;
+    return {positive, positive || t == 0, (active * weight) * (x - margin),
+            positive ? -slope : slope};
   }
 
   FASTLOSS_HD row_terms<T> terms(phase<0>, T t, T s, const stats&) const {
@@ -63,7 +61,7 @@ struct circle : pairwise_loss {
     T z = (s.positive_peak + math::log(r.a)) + (s.negative_peak + math::log(r.b));
     math::logistic<T> l(z);
     s.loss = both ? math::max(z, T(0)) + l.log1p_exp : T(0);
-    s.slope = both ? l.positive : T(0);
+    s.slope = both ? l.positive.hi : T(0);
   }
 
   FASTLOSS_HD T loss(const stats& s) const { return s.loss; }

@@ -11,17 +11,18 @@ namespace fastloss {
 
 template <class T>
 struct overlap_stats {
-  T loss, score, inverse_size;  // score = 1 - loss
+  T loss, by_disagreement, by_agreement;
   // The slope of the loss, where the agreement has the slope t and the disagreement `apart`.
-  FASTLOSS_HD T slope(T t, T apart) const { return (score * apart - loss * t) * inverse_size; }
+  FASTLOSS_HD T slope(T t, T apart) const { return by_disagreement * apart - by_agreement * t; }
 };
 
 template <class T>
 FASTLOSS_HD overlap_stats<T> overlap(T agreement, T disagreement) {
-  T size = agreement + disagreement;
+  // In double, because each slope of the region inherits the errors of these three.
+  double size = double(agreement) + double(disagreement);
   // Empty regions without smoothing agree: 0 / 0 is 0.
-  T inverse = size == 0 ? T(0) : 1 / size;
-  return {disagreement * inverse, agreement * inverse, inverse};
+  double inverse = size == 0 ? 0 : 1 / size, loss = disagreement * inverse;
+  return {T(loss), T(agreement * inverse * inverse), T(loss * inverse)};
 }
 
 // 1 - (2 sum t p + smooth) / (sum t + sum p + smooth); without smooth (NaN), epsilon is added to

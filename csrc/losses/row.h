@@ -5,6 +5,7 @@
 
 #include "core/math.h"
 #include "losses/loss.h"
+#include "losses/power.h"
 
 namespace fastloss {
 
@@ -19,7 +20,7 @@ namespace fastloss {
 
 template <class T>
 struct class_stats {
-  T peak, rest, total;
+  T peak, rest, total, inverse_total;
   T log_total;   // softmax only: log sum exp(x - peak)
   T mass, loss;  // sum t (-q f'(q)), sum t f(q)
 };
@@ -39,11 +40,13 @@ struct softmax_row {
   FASTLOSS_HD void finish(T, T rest, class_stats<T>& s) const {
     s.rest = rest;
     s.total = 1 + rest;
+    s.inverse_total = 1 / s.total;
     s.log_total = math::log1p(rest);
   }
   FASTLOSS_HD class_position<T> at(T x, const class_stats<T>& s) const {
-    T share = entry(x, s.peak) / s.total;
-    return {share, x == s.peak ? s.rest / s.total : 1 - share, (s.peak - x) + s.log_total, T(1)};
+    T share = entry(x, s.peak) * s.inverse_total;
+    return {share, x == s.peak ? s.rest * s.inverse_total : 1 - share, (s.peak - x) + s.log_total,
+            T(1)};
   }
   FASTLOSS_HD T slope(T, T own, const class_position<T>& q, const class_stats<T>& s) const {
     return q.share * (s.mass - own) - own * q.complement;
@@ -56,14 +59,16 @@ struct normalized_row {
   FASTLOSS_HD void finish(T peak, T rest, class_stats<T>& s) const {
     s.rest = rest;
     s.total = peak + rest;
+    s.inverse_total = 1 / s.total;
   }
   FASTLOSS_HD class_position<T> at(T e, const class_stats<T>& s) const {
-    T others = e == s.peak ? s.rest : s.total - e;
-    return {e / s.total, others / s.total,
-            -math::log_quotient(math::max(e, T(0)), s.total, -others), T(1)};
+    T share = math::max(e, T(0)) * s.inverse_total;
+    T complement = e == s.peak ? s.rest * s.inverse_total : 1 - share;
+    return {share, complement, -math::log_of_share(share, complement), T(1)};
   }
-  FASTLOSS_HD T slope(T own, const class_position<T>& q, const class_stats<T>& s) const {
-    return ((s.mass - own) - (own == 0 ? T(0) : own * q.complement / q.share)) / s.total;
+  FASTLOSS_HD T slope(T e, T own, const class_stats<T>& s) const {
+    T others = e == s.peak ? s.rest : s.total - e;
+    return ((s.mass - own) - (own == 0 ? T(0) : own * (others / e))) * s.inverse_total;
   }
 };
 
@@ -85,8 +90,8 @@ struct probability_row : normalized_row<T> {
     q.minus_log = math::clamp(q.minus_log, least_log, most_log);
     return q;
   }
-  FASTLOSS_HD T slope(T, T own, const class_position<T>& q, const class_stats<T>& s) const {
-    return normalized_row<T>::slope(own, q, s);
+  FASTLOSS_HD T slope(T p, T own, const class_position<T>&, const class_stats<T>& s) const {
+    return normalized_row<T>::slope(p, own, s);
   }
 };
 
@@ -100,8 +105,8 @@ struct clipped_row : normalized_row<T> {
   FASTLOSS_HD class_position<T> at(T p, const class_stats<T>& s) const {
     return normalized_row<T>::at(key(p), s);
   }
-  FASTLOSS_HD T slope(T p, T own, const class_position<T>& q, const class_stats<T>& s) const {
-    return p < low || p > high ? T(0) : normalized_row<T>::slope(own, q, s);
+  FASTLOSS_HD T slope(T p, T own, const class_position<T>&, const class_stats<T>& s) const {
+    return p < low || p > high ? T(0) : normalized_row<T>::slope(p, own, s);
   }
 };
 
@@ -120,16 +125,15 @@ struct crossentropy_term {
 };
 
 // f = (1 - q)^gamma (-log q)
-template <class T>
+template <class T, class Power>
 struct focal_term {
-  T gamma;
-  FASTLOSS_HD explicit focal_term(const double* q) : gamma(T(q[0])) {}
+  Power power;
+  FASTLOSS_HD explicit focal_term(const double* q) : power(q[0]) {}
   FASTLOSS_HD class_term<T> operator()(const class_position<T>& q) const {
-    T focal = math::pow(q.complement, gamma);
-    // -q log q / (1 - q) tends to 0 as q tends to 0, and to 1 as q tends to 1.
-    T ratio =
-        q.share == 0 ? T(0) : (q.complement == 0 ? T(1) : q.share * q.minus_log / q.complement);
-    return {focal * q.minus_log, focal * (1 + gamma * ratio)};
+    auto focal = power.of({q.complement, T(0)});
+    // q log q tends to 0 as q does.
+    T bounded = q.share == 0 ? T(0) : q.minus_log;
+    return {focal.times(q.minus_log), focal.slope(bounded, T(1), q.share)};
   }
 };
 
@@ -208,19 +212,31 @@ struct sparse_categorical_crossentropy_from_logits : categorical_crossentropy_fr
 };
 
 // sum t (1 - q)^gamma (-log q); the alpha of Keras is a class weight and scales t
-template <class T>
-struct categorical_focal_crossentropy : class_loss<T, probability_row<T>, focal_term<T>> {
+template <class T, class Power>
+struct categorical_focal : class_loss<T, probability_row<T>, focal_term<T, Power>> {
   static constexpr auto name = "categorical_focal_crossentropy";
   static constexpr names parameters{"epsilon", "gamma"};
-  FASTLOSS_HD explicit categorical_focal_crossentropy(const double* q)
-      : class_loss<T, probability_row<T>, focal_term<T>>(q, q + 1) {}
+  FASTLOSS_HD explicit categorical_focal(const double* q)
+      : class_loss<T, probability_row<T>, focal_term<T, Power>>(q, q + 1) {}
 };
-template <class T>
-struct categorical_focal_crossentropy_from_logits : class_loss<T, softmax_row<T>, focal_term<T>> {
+template <class T, class Power>
+struct categorical_focal_from_logits : class_loss<T, softmax_row<T>, focal_term<T, Power>> {
   static constexpr auto name = "categorical_focal_crossentropy_from_logits";
   static constexpr names parameters{"gamma"};
-  FASTLOSS_HD explicit categorical_focal_crossentropy_from_logits(const double* q)
-      : class_loss<T, softmax_row<T>, focal_term<T>>(q, q) {}
+  FASTLOSS_HD explicit categorical_focal_from_logits(const double* q)
+      : class_loss<T, softmax_row<T>, focal_term<T, Power>>(q, q) {}
+};
+template <class T>
+struct categorical_focal_crossentropy : categorical_focal<T, any_power<T>> {
+  using categorical_focal<T, any_power<T>>::categorical_focal;
+  using variant = categorical_focal<T, square<T>>;
+  static bool has_variant_for(const double* q) { return q[1] == 2; }
+};
+template <class T>
+struct categorical_focal_crossentropy_from_logits : categorical_focal_from_logits<T, any_power<T>> {
+  using categorical_focal_from_logits<T, any_power<T>>::categorical_focal_from_logits;
+  using variant = categorical_focal_from_logits<T, square<T>>;
+  static bool has_variant_for(const double* q) { return q[0] == 2; }
 };
 
 // ---- Others ----
