@@ -251,11 +251,12 @@ void fitted::transform_targets() {
   }
   const std::vector<double>& w = plan_.class_weight;
   if (w.empty()) return;
-  if (w.size() != 1 && int64_t(w.size()) != classes)
+  const bool one_for_all = w.size() == 1 && !plan_.weight_is_per_class;
+  if (!one_for_all && int64_t(w.size()) != classes)
     throw argument_error(plan_.class_weight_name + ": expected one number per class, " +
                          std::to_string(classes) + ", got " + std::to_string(w.size()));
   char* data = reinterpret_cast<char*>(const_cast<double*>(w.data()));
-  const int64_t stride = w.size() == 1 ? 0 : int64_t(sizeof(double));
+  const int64_t stride = one_for_all ? 0 : int64_t(sizeof(double));
   request_.class_weight = view{data, dtype::f64, {{classes, stride}}};
 }
 

@@ -125,6 +125,7 @@ class GridPlan(Plan):
             [] if self.class_weight is None else self.class_weight.reshape(-1).tolist(),
             "class_weight" if weights else "alpha",
             self.ignore_class,
+            self.class_weight is not None and self.class_weight.ndim == 1,
         )
         self.compiled.warn_of_one_class(spec.kind == "row" and "label_smoothing" in p)
 
