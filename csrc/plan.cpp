@@ -119,7 +119,8 @@ std::string to_text(const plan& p) {
   if (p.axes) add("axes", joined(*p.axes, [](int a) { return std::to_string(a); }));
   if (p.label_smoothing != 0) add("label_smoothing", hexadecimal(p.label_smoothing));
   if (!p.class_weight.empty())
-    add(p.class_weight_name.c_str(), joined(p.class_weight, hexadecimal));
+    add(p.weight_is_per_class ? p.class_weight_name.c_str() : "weight",
+        joined(p.class_weight, hexadecimal));
   if (p.ignore_class) add("ignore_class", std::to_string(*p.ignore_class));
   return out;
 }
@@ -144,9 +145,10 @@ plan plan_from_text(const std::string& line) {
       p.axes = split<int>(value, whole);
     } else if (key == "label_smoothing") {
       p.label_smoothing = real(value);
-    } else if (key == "class_weight" || key == "alpha") {
+    } else if (key == "class_weight" || key == "alpha" || key == "weight") {
       p.class_weight = split<double>(value, real);
       p.class_weight_name = key;
+      p.weight_is_per_class = key != "weight";
     } else if (key == "ignore_class") {
       p.ignore_class = whole(value);
     } else {
@@ -251,11 +253,12 @@ void fitted::transform_targets() {
   }
   const std::vector<double>& w = plan_.class_weight;
   if (w.empty()) return;
-  if (w.size() != 1 && int64_t(w.size()) != classes)
+  const bool one_for_all = w.size() == 1 && !plan_.weight_is_per_class;
+  if (!one_for_all && int64_t(w.size()) != classes)
     throw argument_error(plan_.class_weight_name + ": expected one number per class, " +
                          std::to_string(classes) + ", got " + std::to_string(w.size()));
   char* data = reinterpret_cast<char*>(const_cast<double*>(w.data()));
-  const int64_t stride = w.size() == 1 ? 0 : int64_t(sizeof(double));
+  const int64_t stride = one_for_all ? 0 : int64_t(sizeof(double));
   request_.class_weight = view{data, dtype::f64, {{classes, stride}}};
 }
 

@@ -41,6 +41,7 @@ struct plan {
   std::vector<double> class_weight;  // of row losses: none, one for all, or one per class
   std::string class_weight_name = "class_weight";  // what the user calls them
   std::optional<std::int64_t> ignore_class;
+  bool weight_is_per_class = false;  // so that a single one is not for all
 
   const loss_info& info() const { return losses()[loss]; }
   // The axes as indices from 0, in order, for y_pred with that many.

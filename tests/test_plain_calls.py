@@ -1,4 +1,4 @@
-"""Calls that reach the kernels in one step end as they do on the way through Python."""
+"""Arrays as they come and arrays converted first give the same results, errors and warnings."""
 
 from __future__ import annotations
 
@@ -253,14 +253,27 @@ def test_axes_end_the_same(spec: LossSpec, axis: Any, rng: Any) -> None:
         assert outcome(ours.value_and_grad, t, p) == outcome(slow.value_and_grad, t, p)
 
 
-@pytest.mark.parametrize("weights", [(1.0, 2.0, 3.0), (1.0, 2.0)], ids=str)
 @pytest.mark.parametrize("name", ["categorical_crossentropy", "sparse_categorical_crossentropy"])
-def test_class_weights_end_the_same(name: str, weights: Any, rng: Any) -> None:
+def test_one_class_weight_is_not_for_all_classes(name: str, rng: Any) -> None:
     spec = next(s for s in SPECS if s.name == name)
     t, p = draw(spec, {}, (4, 3), np.float32, rng)
-    slow = with_plan(Converting, make(spec, {"class_weight": weights}))
-    loss = make(spec, {"class_weight": weights})
-    assert outcome(loss.value_and_grad, t, p) == outcome(slow.value_and_grad, t, p)
+    with pytest.raises(ValueError, match="class_weight: expected one number per class, 3, got 1"):
+        make(spec, {"class_weight": (2.0,)})(t, p)
+
+
+@pytest.mark.parametrize("arguments", [n for n in ARGUMENTS if n.startswith(("out ", "in "))])
+@pytest.mark.parametrize("spec", [s for s in SPECS if s.labels == "dense"], ids=lambda s: s.name)
+def test_out_holds_the_gradient_or_nothing_is_written(
+    spec: LossSpec, arguments: str, rng: Any
+) -> None:
+    t, p, out = ARGUMENTS[arguments](*draw(spec, {}, (4, 6), np.float32, rng))
+    expected = make(spec, {}).value_and_grad(t.copy(), p.copy())[1]
+    before = out.copy()
+    try:
+        make(spec, {}).value_and_grad(t, p, out=out)
+    except (TypeError, ValueError):
+        expected = before
+    np.testing.assert_array_equal(out, expected)
 
 
 # ---- Where results lie ----

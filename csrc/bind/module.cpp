@@ -116,14 +116,14 @@ PYBIND11_MODULE(_core, m) {
       .def(py::init([](int loss, std::vector<double> parameters,
                        std::optional<std::vector<int>> axes, double label_smoothing,
                        std::vector<double> class_weight, std::string class_weight_name,
-                       std::optional<int64_t> ignore_class) {
+                       std::optional<int64_t> ignore_class, bool weight_is_per_class) {
              return compiled_plan({loss, std::move(parameters), std::move(axes), label_smoothing,
                                    std::move(class_weight), std::move(class_weight_name),
-                                   ignore_class});
+                                   ignore_class, weight_is_per_class});
            }),
            py::arg("loss"), py::arg("parameters"), py::arg("axes").none(true),
            py::arg("label_smoothing"), py::arg("class_weight"), py::arg("class_weight_name"),
-           py::arg("ignore_class").none(true))
+           py::arg("ignore_class").none(true), py::arg("weight_is_per_class"))
       .def("axes_of", &compiled_plan::axes_of, py::arg("rank"),
            "The axes of y_pred that one loss value is taken over, as indices from 0.")
       .def("line", &compiled_plan::line, "The plan as one line, for an operation.")

@@ -124,6 +124,7 @@ class GridPlan(Plan):
             target_weight,
             "class_weight" if weights else "alpha",
             p.get("ignore_class"),
+            any(isinstance(w, tuple) for w in given),
         )
         self.compiled.warn_of_one_class(spec.kind == "row" and "label_smoothing" in p)
 
