@@ -19,7 +19,7 @@ except ImportError as error:
     raise ImportError(
         "fastloss.tensorflow needs TensorFlow: pip install 'fastloss[tensorflow]'"
     ) from error
-from tensorflow.python.eager import record
+from tensorflow.python.eager import forwardprop_util, record
 
 from fastloss._build import make_function
 from fastloss._evaluate import GridPlan, Plan, Wrt
@@ -92,9 +92,7 @@ class _Fused:
         else:
             (value,) = operation(self._value_output(y_pred))
         # Eager TensorFlow would compute what nobody asks for; a graph prunes it.
-        watched = [
-            not tf.executing_eagerly() or record.should_record_backprop([x]) for x in tensors
-        ]
+        watched = [not tf.executing_eagerly() or _is_followed(x) for x in tensors]
 
         def backward(d_value: Any) -> list[Any]:
             gradients: list[Any] = [None] * len(tensors)
@@ -124,7 +122,7 @@ class _Fused:
     @staticmethod
     def _may_be_differentiated(y_pred: Any) -> bool:
         if tf.executing_eagerly():
-            return bool(record.should_record_backprop([y_pred]))
+            return _is_followed(y_pred)
         return bool(record.could_possibly_record())
 
     def _value_output(self, y_pred: Any) -> Output:
@@ -146,36 +144,74 @@ class _Fused:
     def _differentiable_again(self, which: int, gradient: Any, d_value: Any, tensors: Any) -> Any:
         """``gradient``, with its own derivatives from Keras's function."""
 
-        def with_derivatives(gradient: Any, d_value: Any, *tensors: Any) -> Any:
+        second = _second_derivatives(self.plan, self.reduction, tuple(self.names), which)
+
+        def with_derivatives(gradient: Any, *given: Any) -> Any:
             def backward(direction: Any) -> list[Any]:
-                with tf.GradientTape() as outer:
-                    watched = [x for x in (d_value, *tensors) if x.dtype.is_floating]
-                    outer.watch(watched)
-                    with tf.GradientTape() as inner:
-                        inner.watch(tensors[which])
-                        given = dict(zip(self.names, tensors, strict=True))
-                        value = keras_loss(self.plan, self.reduction, given)
-                    first = inner.gradient(value, tensors[which], tf.cast(d_value, value.dtype))
-                second = iter(outer.gradient(first, watched, direction))
-                return [
-                    None,
-                    *(next(second) if x.dtype.is_floating else None for x in (d_value, *tensors)),
-                ]
+                derivatives = iter(second(direction, *given))
+                return [None, *(next(derivatives) if x.dtype.is_floating else None for x in given)]
 
             return tf.identity(gradient), backward
 
         return tf.custom_gradient(with_derivatives)(gradient, d_value, *tensors)
 
     def _weight_gradient(self, d_value: Any, tensors: Any) -> Any:
-        from fastloss._keras_functions import reduce_losses
-
         given = dict(zip(self.names, tensors, strict=True))
         weight, mask = given.pop("sample_weight"), given.pop("mask", None)
         values = fused_loss(self.plan, **given, reduction=None)
+        return _weight_gradient(self.reduction)(d_value, values, weight, mask)
+
+
+def _function(python_function: Any) -> Any:
+    """A function with tapes in it that may itself be differentiated, also forward.
+
+    A forward accumulator that is at work sees a call of it only, and its tapes no accumulator.
+    """
+
+    def alone(*arguments: Any) -> Any:
+        with forwardprop_util.push_forwardprop_state():
+            return python_function(*arguments)
+
+    return tf.function(alone, autograph=False, reduce_retracing=True)
+
+
+@functools.lru_cache(maxsize=512)
+def _second_derivatives(
+    plan: Plan, reduction: str | None, names: tuple[str, ...], which: int
+) -> Callable[..., list[Any]]:
+    """The product of a direction and the gradient's derivatives by all floating arguments."""
+
+    def second(direction: Any, d_value: Any, *tensors: Any) -> list[Any]:
+        with tf.GradientTape() as outer:
+            watched = [x for x in (d_value, *tensors) if x.dtype.is_floating]
+            outer.watch(watched)
+            with tf.GradientTape() as inner:
+                inner.watch(tensors[which])
+                value = keras_loss(plan, reduction, dict(zip(names, tensors, strict=True)))
+            first = inner.gradient(value, tensors[which], tf.cast(d_value, value.dtype))
+        derivatives: list[Any] = outer.gradient(first, watched, direction)
+        return derivatives
+
+    return _function(second)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _weight_gradient(reduction: str | None) -> Callable[..., Any]:
+    """The gradient of the reduction by its weights."""
+    from fastloss._keras_functions import reduce_losses
+
+    def gradient(d_value: Any, values: Any, weight: Any, mask: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(weight)
-            value = reduce_losses(values, weight, mask, self.reduction, weight.dtype)
+            value = reduce_losses(values, weight, mask, reduction, weight.dtype)
         return tape.gradient(value, weight, tf.cast(d_value, value.dtype))
+
+    return _function(gradient)  # type: ignore[no-any-return]
+
+
+def _is_followed(x: Any) -> bool:
+    """Whether a tape or a forward accumulator watches the eager tensor."""
+    return bool(record.should_record_backprop([x]) or forwardprop_util.pack_tangents([x]).tangents)
 
 
 def _same_rank(spec: LossSpec, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
