@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -25,7 +25,7 @@ from fastloss._build import make_function
 from fastloss._evaluate import GridPlan, Plan, Wrt
 from fastloss._pairwise import PairwisePlan
 from fastloss._registry import REGISTRY, LossSpec
-from fastloss._tensorflow_ops import Operation, Output, backend, obstacle, scale_gradient
+from fastloss._tensorflow_ops import Operation, Output, backend, in_xla, obstacle, scale_gradient
 
 __all__ = ["backend", *(spec.name for spec in REGISTRY)]
 
@@ -58,9 +58,11 @@ def fused_loss(
         factors["mask"] = tf.cast(factors["mask"], tf.bool)
     if plan.spec.kind == "sequence":
         y_true, factors = _with_lengths(plan, y_true, y_pred, factors)
-    if reason := obstacle(y_pred):
+    given = {"y_true": y_true, "y_pred": y_pred, **factors}
+    reason = obstacle(y_pred)
+    if reason or _differentiated_forward_in_graph(given.values()):
         warn_of_fallback(reason)
-        return keras_loss(plan, reduction, {"y_true": y_true, "y_pred": y_pred, **factors})
+        return keras_loss(plan, reduction, given)
     fused = _Fused(plan, reduction, list(factors))
     return tf.cast(fused.differentiable(y_true, y_pred, *factors.values()), y_pred.dtype)
 
@@ -143,8 +145,12 @@ class _Fused:
 
     def _differentiable_again(self, which: int, gradient: Any, d_value: Any, tensors: Any) -> Any:
         """``gradient``, with its own derivatives from Keras's function."""
-
-        second = _second_derivatives(self.plan, self.reduction, tuple(self.names), which)
+        if _differentiated_forward_in_graph([d_value]):
+            raise NotImplementedError(
+                f"fastloss: the gradient of {self.plan.spec.name} has no forward-mode derivatives "
+                "by what multiplies the loss in a graph: take them eagerly, or by nested tapes"
+            )
+        second = _second_derivatives(self.plan, self.reduction, tuple(self.names), which, in_xla())
 
         def with_derivatives(gradient: Any, *given: Any) -> Any:
             def backward(direction: Any) -> list[Any]:
@@ -177,9 +183,12 @@ def _function(python_function: Any) -> Any:
 
 @functools.lru_cache(maxsize=512)
 def _second_derivatives(
-    plan: Plan, reduction: str | None, names: tuple[str, ...], which: int
+    plan: Plan, reduction: str | None, names: tuple[str, ...], which: int, in_xla: bool
 ) -> Callable[..., list[Any]]:
-    """The product of a direction and the gradient's derivatives by all floating arguments."""
+    """The product of a direction and the gradient's derivatives by all floating arguments.
+
+    XLA gets its own, because TensorFlow traces conditions otherwise for it.
+    """
 
     def second(direction: Any, d_value: Any, *tensors: Any) -> list[Any]:
         with tf.GradientTape() as outer:
@@ -212,6 +221,11 @@ def _weight_gradient(reduction: str | None) -> Callable[..., Any]:
 def _is_followed(x: Any) -> bool:
     """Whether a tape or a forward accumulator watches the eager tensor."""
     return bool(record.should_record_backprop([x]) or forwardprop_util.pack_tangents([x]).tangents)
+
+
+def _differentiated_forward_in_graph(tensors: Iterable[Any]) -> bool:
+    """Whether a forward accumulator follows where it does not heed `tf.custom_gradient`."""
+    return not tf.executing_eagerly() and bool(forwardprop_util.pack_tangents([*tensors]).tangents)
 
 
 def _same_rank(spec: LossSpec, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
@@ -247,8 +261,8 @@ def keras_loss(plan: Plan, reduction: str | None, given: dict[str, Any]) -> Any:
 
     if plan.spec.kind == "pairwise":
         raise NotImplementedError(
-            f"fastloss: derivatives of {plan.spec.name} beyond the first are not available, nor is "
-            "it without the compiled kernels"
+            f"fastloss: {plan.spec.name} is differentiated once, and by the compiled kernels: "
+            "avoid a tape around its gradient, and forward accumulators in graphs"
         )
     given = dict(given)
     y_true, y_pred = given.pop("y_true"), given.pop("y_pred")
