@@ -49,9 +49,12 @@ def fused_loss(
     While something records, value and gradient are made in one pass. Otherwise there is a value
     only, and the gradient, should it be asked for, is a pass of its own.
     """
-    y_pred = tf.convert_to_tensor(y_pred)
+    y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
+    for name, x in (("y_true", y_true), ("y_pred", y_pred)):
+        if not (x.dtype.is_floating or x.dtype.is_integer or x.dtype.is_bool):
+            raise TypeError(f"{name}: expected real numbers, got dtype {x.dtype.name}")
     y_pred = y_pred if y_pred.dtype.is_floating else tf.cast(y_pred, tf.float32)
-    y_true, y_pred = _same_rank(plan.spec, tf.convert_to_tensor(y_true), y_pred)
+    y_true, y_pred = _same_rank(plan.spec, y_true, y_pred)
     factors = {"sample_weight": sample_weight, "mask": mask, **arrays}
     factors = {name: tf.convert_to_tensor(x) for name, x in factors.items() if x is not None}
     if mask is not None:
