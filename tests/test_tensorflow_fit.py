@@ -81,10 +81,10 @@ def test_gradients_that_underflow_before_they_are_scaled(dtype: str, mode: Any) 
     def step(loss: Loss, t: Any, p: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(p)
-            value = loss(t, p) * scale
+            value = loss(t, p) * tf.cast(scale, dtype)
         return value, tape.gradient(value, p)
 
-    _, gradient = mode(lambda t, p: step(fk.MeanSquaredError(), t, p))(t, p)
+    _, gradient = mode(lambda t, p: step(fk.MeanSquaredError(dtype=dtype), t, p))(t, p)
     assert gradient.dtype == p.dtype
     exact = 2 * tf.cast(p, tf.float32) * 2.0**15 / 4096
     np.testing.assert_array_equal(

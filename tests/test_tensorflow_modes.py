@@ -349,7 +349,7 @@ def test_fit_makes_one_pass_per_step_and_evaluate_a_value(rng: Any) -> None:
 
 
 def address(tensor: Any) -> int:
-    return int(np.from_dlpack(tensor).__array_interface__["data"][0])
+    return int(np.asarray(memoryview(tensor)).__array_interface__["data"][0])
 
 
 def test_upstream_of_one_hands_on_the_saved_gradient(rng: Any) -> None:
