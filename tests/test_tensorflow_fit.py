@@ -74,7 +74,7 @@ def test_two_devices(rng: Any) -> None:
 @modes
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_gradients_that_underflow_before_they_are_scaled(dtype: str, mode: Any) -> None:
-    # 2e-8 / 4096 is no half; 2^15 times as much is, as training by mixed precision relies on.
+    # 2e-3 / 4096 as a float16 has three bits; 2^15 times as much has all.
     t, p = tf.zeros((4096, 1), dtype), tf.fill((4096, 1), tf.cast(1e-3, dtype))
     scale = tf.constant(2.0**15)
 
