@@ -58,8 +58,9 @@ def compute(
         function = None
     if function is None:
         raise NotImplementedError(
-            f"fastloss: Keras has no {spec.name} with these options to fall back on: it does not "
-            "run under XLA (compile with jit_compile=False), nor on symbolic or sparse tensors"
+            f"fastloss: Keras has no {spec.name} with these options, and the compiled one takes "
+            "dense tensors on the CPU and is differentiated once: avoid a tape around its "
+            "gradient, forward accumulators in graphs, GPUs, and symbolic or sparse tensors"
         )
     given = {k: v for k, v in parameters.items() if k in known}
     return function(y_true, y_pred, **arrays, **given)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tensorflow.compiler.mlir.stablehlo import stablehlo
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
-from tensorflow.python.eager import context, execute
+from tensorflow.python.eager import context, execute, record
 from tensorflow.python.framework import op_def_library, ops
 from tensorflow.python.ops import control_flow_util
 
@@ -105,7 +105,10 @@ class Operation:
         tensors = list(inputs.values())
         if tf.executing_eagerly():
             return _run_now(line, tensors, outputs)
-        return _custom_call(line, tensors, outputs) if in_xla() else _add(line, tensors, outputs)
+        # Whoever called has the derivatives: a forward accumulator is not to look for its own.
+        with record.stop_recording():
+            add = _custom_call if in_xla() else _add
+            return add(line, tensors, outputs)
 
     def _line(self, inputs: Any, outputs: list[str]) -> str:
         return f"{self._reduction} {','.join(inputs)} {','.join(outputs)} {self._plan}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -19,13 +19,13 @@ except ImportError as error:
     raise ImportError(
         "fastloss.tensorflow needs TensorFlow: pip install 'fastloss[tensorflow]'"
     ) from error
-from tensorflow.python.eager import record
+from tensorflow.python.eager import forwardprop_util, record
 
 from fastloss._build import make_function
 from fastloss._evaluate import GridPlan, Plan, Wrt
 from fastloss._pairwise import PairwisePlan
 from fastloss._registry import REGISTRY, LossSpec
-from fastloss._tensorflow_ops import Operation, Output, backend, obstacle, scale_gradient
+from fastloss._tensorflow_ops import Operation, Output, backend, in_xla, obstacle, scale_gradient
 
 __all__ = ["backend", *(spec.name for spec in REGISTRY)]
 
@@ -49,18 +49,23 @@ def fused_loss(
     While something records, value and gradient are made in one pass. Otherwise there is a value
     only, and the gradient, should it be asked for, is a pass of its own.
     """
-    y_pred = tf.convert_to_tensor(y_pred)
+    y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
+    for name, x in (("y_true", y_true), ("y_pred", y_pred)):
+        if not (x.dtype.is_floating or x.dtype.is_integer or x.dtype.is_bool):
+            raise TypeError(f"{name}: expected real numbers, got dtype {x.dtype.name}")
     y_pred = y_pred if y_pred.dtype.is_floating else tf.cast(y_pred, tf.float32)
-    y_true, y_pred = _same_rank(plan.spec, tf.convert_to_tensor(y_true), y_pred)
+    y_true, y_pred = _same_rank(plan.spec, y_true, y_pred)
     factors = {"sample_weight": sample_weight, "mask": mask, **arrays}
     factors = {name: tf.convert_to_tensor(x) for name, x in factors.items() if x is not None}
     if mask is not None:
         factors["mask"] = tf.cast(factors["mask"], tf.bool)
     if plan.spec.kind == "sequence":
         y_true, factors = _with_lengths(plan, y_true, y_pred, factors)
-    if reason := obstacle(y_pred):
+    given = {"y_true": y_true, "y_pred": y_pred, **factors}
+    reason = obstacle(y_pred)
+    if reason or _differentiated_forward_in_graph(given.values()):
         warn_of_fallback(reason)
-        return keras_loss(plan, reduction, {"y_true": y_true, "y_pred": y_pred, **factors})
+        return keras_loss(plan, reduction, given)
     fused = _Fused(plan, reduction, list(factors))
     return tf.cast(fused.differentiable(y_true, y_pred, *factors.values()), y_pred.dtype)
 
@@ -92,9 +97,7 @@ class _Fused:
         else:
             (value,) = operation(self._value_output(y_pred))
         # Eager TensorFlow would compute what nobody asks for; a graph prunes it.
-        watched = [
-            not tf.executing_eagerly() or record.should_record_backprop([x]) for x in tensors
-        ]
+        watched = [not tf.executing_eagerly() or _is_followed(x) for x in tensors]
 
         def backward(d_value: Any) -> list[Any]:
             gradients: list[Any] = [None] * len(tensors)
@@ -124,7 +127,7 @@ class _Fused:
     @staticmethod
     def _may_be_differentiated(y_pred: Any) -> bool:
         if tf.executing_eagerly():
-            return bool(record.should_record_backprop([y_pred]))
+            return _is_followed(y_pred)
         return bool(record.could_possibly_record())
 
     def _value_output(self, y_pred: Any) -> Output:
@@ -145,37 +148,87 @@ class _Fused:
 
     def _differentiable_again(self, which: int, gradient: Any, d_value: Any, tensors: Any) -> Any:
         """``gradient``, with its own derivatives from Keras's function."""
+        if _differentiated_forward_in_graph([d_value]):
+            raise NotImplementedError(
+                f"fastloss: the gradient of {self.plan.spec.name} has no forward-mode derivatives "
+                "by what multiplies the loss in a graph: take them eagerly, or by nested tapes"
+            )
+        second = _second_derivatives(self.plan, self.reduction, tuple(self.names), which, in_xla())
 
-        def with_derivatives(gradient: Any, d_value: Any, *tensors: Any) -> Any:
+        def with_derivatives(gradient: Any, *given: Any) -> Any:
             def backward(direction: Any) -> list[Any]:
-                with tf.GradientTape() as outer:
-                    watched = [x for x in (d_value, *tensors) if x.dtype.is_floating]
-                    outer.watch(watched)
-                    with tf.GradientTape() as inner:
-                        inner.watch(tensors[which])
-                        given = dict(zip(self.names, tensors, strict=True))
-                        value = keras_loss(self.plan, self.reduction, given)
-                    first = inner.gradient(value, tensors[which], tf.cast(d_value, value.dtype))
-                second = iter(outer.gradient(first, watched, direction))
-                return [
-                    None,
-                    *(next(second) if x.dtype.is_floating else None for x in (d_value, *tensors)),
-                ]
+                derivatives = iter(second(direction, *given))
+                return [None, *(next(derivatives) if x.dtype.is_floating else None for x in given)]
 
             return tf.identity(gradient), backward
 
         return tf.custom_gradient(with_derivatives)(gradient, d_value, *tensors)
 
     def _weight_gradient(self, d_value: Any, tensors: Any) -> Any:
-        from fastloss._keras_functions import reduce_losses
-
         given = dict(zip(self.names, tensors, strict=True))
         weight, mask = given.pop("sample_weight"), given.pop("mask", None)
         values = fused_loss(self.plan, **given, reduction=None)
+        return _weight_gradient(self.reduction)(d_value, values, weight, mask)
+
+
+def _function(python_function: Any) -> Any:
+    """A function with tapes in it that may itself be differentiated, also forward.
+
+    A forward accumulator that is at work sees a call of it only, and its tapes no accumulator.
+    """
+
+    def alone(*arguments: Any) -> Any:
+        with forwardprop_util.push_forwardprop_state():
+            return python_function(*arguments)
+
+    return tf.function(alone, autograph=False, reduce_retracing=True)
+
+
+@functools.lru_cache(maxsize=512)
+def _second_derivatives(
+    plan: Plan, reduction: str | None, names: tuple[str, ...], which: int, in_xla: bool
+) -> Callable[..., list[Any]]:
+    """The product of a direction and the gradient's derivatives by all floating arguments.
+
+    XLA gets its own, because TensorFlow traces conditions otherwise for it.
+    """
+
+    def second(direction: Any, d_value: Any, *tensors: Any) -> list[Any]:
+        with tf.GradientTape() as outer:
+            watched = [x for x in (d_value, *tensors) if x.dtype.is_floating]
+            outer.watch(watched)
+            with tf.GradientTape() as inner:
+                inner.watch(tensors[which])
+                value = keras_loss(plan, reduction, dict(zip(names, tensors, strict=True)))
+            first = inner.gradient(value, tensors[which], tf.cast(d_value, value.dtype))
+        derivatives: list[Any] = outer.gradient(first, watched, direction)
+        return derivatives
+
+    return _function(second)  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _weight_gradient(reduction: str | None) -> Callable[..., Any]:
+    """The gradient of the reduction by its weights."""
+    from fastloss._keras_functions import reduce_losses
+
+    def gradient(d_value: Any, values: Any, weight: Any, mask: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(weight)
-            value = reduce_losses(values, weight, mask, self.reduction, weight.dtype)
+            value = reduce_losses(values, weight, mask, reduction, weight.dtype)
         return tape.gradient(value, weight, tf.cast(d_value, value.dtype))
+
+    return _function(gradient)  # type: ignore[no-any-return]
+
+
+def _is_followed(x: Any) -> bool:
+    """Whether a tape or a forward accumulator watches the eager tensor."""
+    return bool(record.should_record_backprop([x]) or forwardprop_util.pack_tangents([x]).tangents)
+
+
+def _differentiated_forward_in_graph(tensors: Iterable[Any]) -> bool:
+    """Whether a forward accumulator follows where it does not heed `tf.custom_gradient`."""
+    return not tf.executing_eagerly() and bool(forwardprop_util.pack_tangents([*tensors]).tangents)
 
 
 def _same_rank(spec: LossSpec, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
@@ -211,8 +264,8 @@ def keras_loss(plan: Plan, reduction: str | None, given: dict[str, Any]) -> Any:
 
     if plan.spec.kind == "pairwise":
         raise NotImplementedError(
-            f"fastloss: derivatives of {plan.spec.name} beyond the first are not available, nor is "
-            "it without the compiled kernels"
+            f"fastloss: {plan.spec.name} is differentiated once, and by the compiled kernels: "
+            "avoid a tape around its gradient, and forward accumulators in graphs"
         )
     given = dict(given)
     y_true, y_pred = given.pop("y_true"), given.pop("y_pred")
