@@ -16,10 +16,10 @@ void register_tensorflow_ops(const std::string& path);
 // (libtensorflow_cc), for the CPU.
 void register_xla_handler(const std::string& path);
 
-// TensorFlow's message for a graph with an op that is not registered consists of the op's name; so
-// the name says what to do.
+// The messages for a graph with an op or a custom call that is not registered hold little more than
+// its name; so the names say what to do.
 inline constexpr const char* tensorflow_loss_op = "Import_fastloss_tensorflow>Loss";
 inline constexpr const char* tensorflow_scale_op = "Import_fastloss_tensorflow>ScaleGradient";
-inline constexpr const char* xla_target = "fastloss";
+inline constexpr const char* xla_target = "import_fastloss_tensorflow";
 
 }  // namespace fastloss
