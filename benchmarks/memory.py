@@ -18,6 +18,7 @@ from sides import Side, all_sides
 from workload import Case, Inputs
 
 PROCESS = Path("/proc/self")
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 
 
 def _bytes(key: str) -> int:
@@ -28,9 +29,6 @@ def _bytes(key: str) -> int:
 def growth(call: Any) -> int:
     """Bytes that the process grows by, at most, while the call runs."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)
     before = _bytes("VmRSS")
     (PROCESS / "clear_refs").write_text("5")  # the high-water mark, back to what is used now
     call()
@@ -39,6 +37,9 @@ def growth(call: Any) -> int:
 
 def _of_side(name: str, cases: list[Case]) -> list[dict[str, Any]]:
     """Runs in a process of its own."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:  # nothing of size is kept when it is freed, so that growth does not hide in it
+        mallopt(M_MMAP_THRESHOLD, 1 << 16)
     side = next(side for side in all_sides(threads=1) if side.name == name)
     rows = []
     for case in cases:

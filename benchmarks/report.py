@@ -27,9 +27,9 @@ METHOD = """\
 Every side gets the same float32 inputs and computes the same value and gradient: before it is
 timed, it is checked against fastloss in double precision. Then the sides are called in turns of random
 order, each on the next of several sets of inputs, so that nobody finds in the cache what another
-left there. Before each turn the process is idle: the threads of OpenMP and of thread pools spin for
-milliseconds after their work, and would slow the next side. Calls shorter than a millisecond are
-repeated for that long. Times are medians, with the quartiles of the rounds.
+left there. Each turn begins with a call that does not count, which wakes the side's own threads while
+those of the side before stop spinning. Calls shorter than a millisecond are repeated for that long.
+Times are medians, with the quartiles of the rounds.
 
 The floor is what it takes to move the bytes and do nothing else: read y_true (unless it holds
 labels) and y_pred, write the gradient. It is the fastest of three kernels: one thread, all threads,
@@ -253,14 +253,16 @@ def _tables(results: dict[str, Any]) -> list[tuple[str, Cells, list[Cells]]]:
 def show(results: dict[str, Any], console: Console) -> None:
     """Print the tables."""
     for title, columns, rows in _tables(results):
+        shown = range(len(columns) - (columns is GOALS))  # who misses a goal is in RESULTS.md
         table = Table(title=title)
-        for n, column in enumerate(columns):
-            text = column in ("loss", "goal", "network", "fastest peer", "where", "missed by")
-            table.add_column(column, justify="left" if text else "right", no_wrap=n == 1)
+        for n in shown:
+            text = columns[n] in ("loss", "goal", "network", "fastest peer", "where")
+            justify = "left" if text else "right"
+            table.add_column(columns[n], justify=justify, no_wrap=columns[n] == "size")
         for n, row in enumerate(rows):
             if n and row[0] != rows[n - 1][0] and columns is SUMMARY:
                 table.add_section()
-            table.add_row(*row)
+            table.add_row(*(row[i] for i in shown))
         console.print(table)
     for line in results["notes"]:
         console.print(line, soft_wrap=True)

@@ -20,6 +20,9 @@ LEAST_ROUNDS, MOST_ROUNDS = 7, 50
 # threads is what is measured.
 LEAST_SECONDS = 1e-3
 
+# What takes longer needs no call to warm up: waking the threads is a hundredth of it.
+LONG_SECONDS = 20e-3
+
 # Each side sums and rounds in an order of its own, in float32; sums of millions of terms lose a few
 # digits. What computes something else is further off.
 VALUE_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 2e-4
@@ -55,18 +58,6 @@ def check(results: list[Any], reference: list[Any]) -> None:
 class CpuTimer:
     """The clock of calls that are complete when they return."""
 
-    def settle(self) -> None:
-        """Wait until no thread of this process is busy.
-
-        The threads of OpenMP and of thread pools spin for milliseconds after their work, and would
-        take a core from whoever is measured next.
-        """
-        for _ in range(50):
-            before = time.process_time()
-            time.sleep(1e-3)
-            if time.process_time() - before < 3e-4:
-                return
-
     def seconds(self, call: Call, sets: list[int]) -> float:
         """How long the call takes on each of the sets in turn, per set."""
         start = time.perf_counter()
@@ -91,9 +82,11 @@ def without_garbage_collection() -> Iterator[None]:
 def time_in_turns(
     timer: CpuTimer, calls: dict[str, Call], sets: int, seconds: float
 ) -> dict[str, list[float]]:
-    """Samples of each side, taken in rounds of random order, each side on the next set of inputs.
+    """Samples of each side, taken in rounds of random order, each side on the next sets of inputs.
 
-    No set is given to two sides in a row, so nobody finds in the cache what another left there.
+    No set is given to two calls in a row, so nobody finds in the cache what another left there. A
+    turn begins with a call that does not count: it wakes the side's own threads, and meanwhile those
+    of the side before stop spinning. To sleep instead makes everyone slower, by up to a half.
     """
     order = list(calls)
     shuffle = random.Random(0).shuffle
@@ -105,11 +98,12 @@ def time_in_turns(
         return [i % sets for i in range(step - count, step)]
 
     with without_garbage_collection():
-        repeats = {}
+        repeats, warms_up = {}, {}
         for name, call in calls.items():
             timer.seconds(call, next_sets(2))  # what is set up lazily
             once = min(timer.seconds(call, next_sets(1)) for _ in range(3))
             repeats[name] = max(round(LEAST_SECONDS / once), 1)
+            warms_up[name] = once < LONG_SECONDS
         samples: dict[str, list[float]] = {name: [] for name in calls}
         start, rounds = time.perf_counter(), 0
         while rounds < LEAST_ROUNDS or (
@@ -117,7 +111,8 @@ def time_in_turns(
         ):
             shuffle(order)
             for name in order:
-                timer.settle()
+                if warms_up[name]:
+                    timer.seconds(calls[name], next_sets(1))
                 samples[name].append(timer.seconds(calls[name], next_sets(repeats[name])))
             rounds += 1
     return samples
