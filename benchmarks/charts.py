@@ -30,6 +30,7 @@ LOOKS = {
     "floor": ("#000000", "-", None),
 }
 SHADES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # behind the figures of bars
 
 KINDS = {
     "elementwise": ("map",),
@@ -103,12 +104,12 @@ def _times(lines: list[Line], path: Path) -> None:
         [handles[side] for side in ordered], ordered, loc="outside lower center",
         ncols=min(len(ordered), 2 * across), fontsize=9,
     )  # fmt: skip
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
 def _shares(lines: list[Line], path: Path) -> None:
-    """Bars: elementwise losses and regions at their largest size, rows at each of the large ones."""
+    """Bars: elementwise losses and regions at their largest size, rows at the four largest."""
     flat: dict[str, float] = {}
     rows: dict[str, dict[str, float]] = {}
     for line in sorted(lines, key=lambda line: line.elements):
@@ -130,7 +131,7 @@ def _shares(lines: list[Line], path: Path) -> None:
         if panel == 0:
             names = [f"{loss}, {largest[loss]}" for loss in flat]
             bars = ax.barh(names, list(flat.values()), color=SHADES[0], height=0.7)
-            ax.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+            ax.bar_label(bars, fmt="%.0f", padding=3, fontsize=8, bbox=BOX)
             ax.set_title("Elementwise losses, regions and batches, at the largest size")
         else:
             step = 0.84 / len(sizes)
@@ -138,14 +139,14 @@ def _shares(lines: list[Line], path: Path) -> None:
                 at = [i + (n - (len(sizes) - 1) / 2) * step for i in range(len(rows))]
                 shares = [rows[loss].get(size, 0) for loss in rows]
                 bars = ax.barh(at, shares, height=step, color=SHADES[n % len(SHADES)], label=size)
-                ax.bar_label(bars, fmt="%.0f", padding=3, fontsize=7)
+                ax.bar_label(bars, fmt="%.0f", padding=3, fontsize=7, bbox=BOX)
             ax.set_yticks(range(len(rows)), list(rows))
             ax.set_title("Losses of rows, rows x classes")
             ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
         ax.invert_yaxis()
-        ax.axvline(100, color="black", linewidth=1)
-        ax.margins(x=0.08)
+        ax.axvline(100, color="black", linewidth=1, zorder=1)
+        ax.margins(x=0.08, y=0.02)
         ax.set_xlabel("percent of the floor (fastloss on NumPy arrays, value and gradient)")
         ax.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     plt.close(figure)

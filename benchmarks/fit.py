@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from timing import Different, summary
+from timing import DifferentError, summary
 
 EPOCHS = 5  # after one that compiles
 LARGEST_DIFFERENCE = 1e-3
@@ -88,7 +88,10 @@ def _model(network: Network, losses: Any, jit_compile: bool) -> Any:
 
 
 def measure(chosen: list[Network], advance: Callable[[], None]) -> list[dict[str, Any]]:
-    """Seconds an epoch, the models of a network trained in turns; Different if a loss differs."""
+    """Seconds an epoch, the models of a network trained in turns.
+
+    Raises DifferentError if they come to different losses.
+    """
     import keras
 
     import fastloss.keras
@@ -113,8 +116,10 @@ def measure(chosen: list[Network], advance: Callable[[], None]) -> list[dict[str
                     advance()
                 ours, theirs = last["fastloss"], last["Keras"]
                 if not abs(ours - theirs) <= LARGEST_DIFFERENCE * abs(theirs):
-                    raise Different(f"{network.title}: epoch {epoch + 1}: {ours}, Keras {theirs}")
+                    raise DifferentError(
+                        f"{network.title}: epoch {epoch + 1}: {ours}, Keras {theirs}"
+                    )
             for name, taken in seconds.items():
                 row = {"network": network.title, "jit_compile": jit_compile, "side": name}
-                rows.append(row | {"loss": last[name]} | summary(taken))
+                rows.append({**row, "loss": last[name], **summary(taken)})
     return rows

@@ -33,9 +33,10 @@ class Goal:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The worst line of a goal, and those that miss it."""
+    """How many lines a goal is for, the worst of them, and those that miss it."""
 
     goal: Goal
+    count: int
     worst: Line | None
     missed: list[Line]
 
@@ -85,8 +86,12 @@ def outcomes(lines: list[Line]) -> list[Outcome]:
     """Every goal against what was measured."""
     found = []
     for goal in GOALS:
-        figures = [(figure, line) for line in lines if goal.selects(line)
-                   and (figure := goal.figure(line)) is not None]  # fmt: skip
+        figures = [
+            (figure, line)
+            for line in lines
+            if goal.selects(line) and (figure := goal.figure(line)) is not None
+        ]
         worst = min(figures, key=lambda pair: pair[0])[1] if figures else None
-        found.append(Outcome(goal, worst, [line for figure, line in figures if figure < goal.least]))
+        missed = [line for figure, line in figures if figure < goal.least]
+        found.append(Outcome(goal, len(figures), worst, missed))
     return found

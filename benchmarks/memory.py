@@ -11,6 +11,7 @@ import gc
 import multiprocessing
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _of_side(name: str, cases: list[Case]) -> list[dict[str, Any]]:
                 continue
             raise
         row = {"loss": case.loss, "shape": list(case.shape), "side": name}
-        rows.append(row | {"gradient_bytes": 4 * case.elements, "bytes": growth(lambda: call(0))})
+        rows.append(row | {"gradient_bytes": 4 * case.elements, "bytes": growth(partial(call, 0))})
     return rows
 
 

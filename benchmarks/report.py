@@ -19,17 +19,19 @@ import charts
 import floor
 from fastloss import _core
 from goals import Outcome, outcomes
+from sides import FLOOR
 from summaries import Line, lines_of
 
 Cells = Sequence[str]
+Rows = Sequence[Cells]
 
 METHOD = """\
 Every side gets the same float32 inputs and computes the same value and gradient: before it is
-timed, it is checked against fastloss in double precision. Then the sides are called in turns of random
-order, each on the next of several sets of inputs, so that nobody finds in the cache what another
-left there. Each turn begins with a call that does not count, which wakes the side's own threads while
-those of the side before stop spinning. Calls shorter than a millisecond are repeated for that long.
-Times are medians, with the quartiles of the rounds.
+timed, it is checked against fastloss in double precision. Then the sides are called in turns of
+random order, each on the next of several sets of inputs, so that nobody finds in the cache what
+another left there. Each turn begins with a call that does not count, which wakes the side's own
+threads while those of the side before stop spinning. Calls shorter than a millisecond are repeated
+for that long. Times are medians, with the quartiles of the rounds.
 
 The floor is what it takes to move the bytes and do nothing else: read y_true (unless it holds
 labels) and y_pred, write the gradient. It is the fastest of three kernels: one thread, all threads,
@@ -73,12 +75,11 @@ def surroundings() -> dict[str, Any]:
         command = [compiler, "--version"]
         version = subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0]
     packages = ("fastloss", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch", "jax")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions = {
+        found.name: found.version
+        for package in packages
+        for found in importlib.metadata.distributions(name=package)
+    }
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -118,8 +119,8 @@ SUMMARY = (
 )  # fmt: skip
 
 
-def summary_rows(lines: list[Line]) -> list[Cells]:
-    """fastloss on NumPy arrays beside the floor and the fastest peer."""
+def summary_rows(lines: list[Line]) -> Rows:
+    """Ours on NumPy arrays beside the floor and the fastest peer."""
     alone = {(line.loss, line.shape): line for line in lines if not line.gradient}
     rows = []
     for line in lines:
@@ -148,8 +149,8 @@ def summary_rows(lines: list[Line]) -> list[Cells]:
 TENSORFLOW = ("loss", "size", "eager", "graph", "XLA")
 
 
-def tensorflow_rows(lines: list[Line]) -> list[Cells]:
-    """fastloss.keras beside keras.losses in the same mode: how many times as fast."""
+def tensorflow_rows(lines: list[Line]) -> Rows:
+    """Ours in Keras beside keras.losses in the same mode: how many times as fast."""
     rows = []
     for line in (line for line in lines if line.gradient):
         ratios = []
@@ -161,34 +162,31 @@ def tensorflow_rows(lines: list[Line]) -> list[Cells]:
     return rows
 
 
-GOALS = ("goal", "at least", "measured (worst)", "where", "met", "missed by")
+GOALS = ("goal", "at least", "measured at worst", "where", "met by")
+MISSED = ("goal", "at least", "loss", "size", "measured")
 
 
-def goal_rows(found: Iterable[Outcome]) -> list[Cells]:
-    """Goals, what was measured at worst, and the lines that miss them."""
+def goal_rows(found: Iterable[Outcome]) -> Rows:
+    """Goals, and what was measured where they are missed by most or met by least."""
     rows = []
     for outcome in found:
-        if outcome.worst is None:
-            rows.append((outcome.goal.text, f"{outcome.goal.least:g}", "", "", "not measured", ""))
-            continue
-        missed = [
-            f"{line.loss} {line.size}: {_number(outcome.goal.figure(line))}"
-            for line in outcome.missed
-        ]
-        rows.append(
-            (
-                outcome.goal.text,
-                f"{outcome.goal.least:g}",
-                _number(outcome.measured),
-                f"{outcome.worst.loss} {outcome.worst.size}",
-                "no" if missed else "yes",
-                "; ".join(missed),
-            )
-        )
+        goal, worst = outcome.goal, outcome.worst
+        figures = (_number(outcome.measured), f"{worst.loss} {worst.size}") if worst else ("", "")
+        met = f"{outcome.count - len(outcome.missed)} of {outcome.count}"
+        rows.append((goal.text, f"{goal.least:g}", *figures, met if worst else "not measured"))
     return rows
 
 
-def memory_table(results: dict[str, Any]) -> tuple[Cells, list[Cells]]:
+def missed_rows(found: Iterable[Outcome]) -> Rows:
+    """All that misses a goal."""
+    return [
+        (o.goal.text, f"{o.goal.least:g}", line.loss, line.size, _number(o.goal.figure(line)))
+        for o in found
+        for line in o.missed
+    ]
+
+
+def memory_table(results: dict[str, Any]) -> tuple[Cells, Rows]:
     """Peak memory in sizes of the gradient, a column per side."""
     sides = list(dict.fromkeys(row["side"] for row in results["memory"]))
     by_loss: dict[tuple[str, str], dict[str, str]] = {}
@@ -202,7 +200,7 @@ def memory_table(results: dict[str, Any]) -> tuple[Cells, list[Cells]]:
 FIT = ("network", "jit_compile", "Keras", "quartiles", "fastloss", "quartiles", "times as fast")
 
 
-def fit_rows(results: dict[str, Any]) -> list[Cells]:
+def fit_rows(results: dict[str, Any]) -> Rows:
     """Seconds of an epoch with each loss."""
     pairs: dict[tuple[str, bool], dict[str, dict[str, Any]]] = {}
     for row in results["fit"]:
@@ -224,17 +222,20 @@ def fit_rows(results: dict[str, Any]) -> list[Cells]:
     return rows
 
 
-def all_rows(lines: list[Line]) -> list[Cells]:
-    """Every timing."""
+def median_table(lines: list[Line], *, gradient: bool) -> tuple[Cells, Rows]:
+    """The medians of everyone, a column per side."""
+    chosen = [line for line in lines if line.gradient == gradient]
+    names = dict.fromkeys(name for line in chosen for name in line.sides)
+    sides = [name for name in names if not name.startswith(FLOOR)]
     rows = []
-    for line in lines:
-        what = "value + gradient" if line.gradient else "value"
-        for name, timing in line.sides.items():
-            rows.append((line.loss, line.size, what, name, _time(timing["median"]), _spread(timing)))
-    return rows
+    for line in chosen:
+        medians = [_time(line.sides[s]["median"]) if s in line.sides else "" for s in sides]
+        rows.append((line.loss, line.size, *medians, _time(line.floor)))
+    return ("loss", "size", *sides, FLOOR), rows
 
 
-def _tables(results: dict[str, Any]) -> list[tuple[str, Cells, list[Cells]]]:
+def _tables(results: dict[str, Any]) -> list[tuple[str, Cells, Rows]]:
+    """Title, columns and rows of what the terminal and the report show, if there are any."""
     lines = lines_of(results["timings"])
     full = [
         ("Goals", GOALS, goal_rows(outcomes(lines)) if lines else []),
@@ -250,34 +251,46 @@ def _tables(results: dict[str, Any]) -> list[tuple[str, Cells, list[Cells]]]:
     return [table for table in full if table[2]]
 
 
+TEXTS = ("loss", "goal", "network", "fastest peer", "where")
+
+
 def show(results: dict[str, Any], console: Console) -> None:
     """Print the tables."""
     for title, columns, rows in _tables(results):
-        shown = range(len(columns) - (columns is GOALS))  # who misses a goal is in RESULTS.md
         table = Table(title=title)
-        for n in shown:
-            text = columns[n] in ("loss", "goal", "network", "fastest peer", "where")
-            justify = "left" if text else "right"
-            table.add_column(columns[n], justify=justify, no_wrap=columns[n] == "size")
+        for column in columns:
+            text = column in TEXTS
+            table.add_column(column, justify="left" if text else "right", no_wrap=column == "size")
         for n, row in enumerate(rows):
             if n and row[0] != rows[n - 1][0] and columns is SUMMARY:
                 table.add_section()
-            table.add_row(*(row[i] for i in shown))
+            table.add_row(*row)
         console.print(table)
     for line in results["notes"]:
         console.print(line, soft_wrap=True)
 
 
-def _markdown(columns: Cells, rows: list[Cells]) -> str:
+def _markdown(columns: Cells, rows: Rows) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(cell or " " for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
+def _json(results: dict[str, Any]) -> str:
+    """One line per timing, so that two runs can be compared by a diff."""
+    entries = []
+    for key, value in results.items():
+        text = json.dumps(value)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(json.dumps(row) for row in value) + "\n]"
+        entries.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(entries) + "\n}\n"
+
+
 def write(results: dict[str, Any], folder: Path) -> None:
     """Write results.json, the charts and RESULTS.md, which shows them."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "results.json").write_text(_json(results))
     lines = lines_of(results["timings"])
     images = charts.draw(lines, folder)
     machine = {
@@ -297,8 +310,11 @@ def write(results: dict[str, Any], folder: Path) -> None:
         parts += [f"## {title}", _markdown(columns, rows)]
         if n == min(1, len(tables) - 1):
             parts += [f"![{text}]({path.name})" for path, text in images]
-    if lines:
-        columns = ("loss", "size", "what", "side", "median", "quartiles")
-        parts += ["## Every timing", "<details><summary>Medians and quartiles</summary>"]
-        parts += [_markdown(columns, all_rows(lines)), "</details>"]
+    missed = missed_rows(outcomes(lines))
+    if missed:
+        parts += ["## Where goals are missed", _markdown(MISSED, missed)]
+    for what, gradient in (("value and gradient", True), ("value alone", False)):
+        if lines:
+            table = median_table(lines, gradient=gradient)
+            parts += [f"## Medians of everyone, {what}", _markdown(*table)]
     (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from sides import Side
     from workload import Case
@@ -76,6 +77,8 @@ def prepare_process(threads: int) -> None:
 
 def set_threads(sides: list[Side], threads: int) -> None:
     """Those who have a setting of their own; the others count the cores of the process."""
+    import threadpoolctl
+
     import fastloss
 
     fastloss.set_num_threads(threads)
@@ -87,8 +90,10 @@ def set_threads(sides: list[Side], threads: int) -> None:
     if "keras" in packages:
         import tensorflow as tf
 
+        tf.get_logger().setLevel("ERROR")  # a function per case is no retracing
         tf.config.set_visible_devices([], "GPU")
         tf.config.threading.set_intra_op_parallelism_threads(threads)
+    threadpoolctl.threadpool_limits(threads)  # every OpenMP and BLAS library that was loaded
 
 
 def choose(sides: list[Side], peers: list[str], console: Console) -> tuple[list[Side], list[str]]:
@@ -155,8 +160,8 @@ class Benchmark:
     def checked_calls(self, case: Case, inputs: Any, gradient: bool) -> dict[str, Any]:
         """A call for each side that computes what fastloss computes in double precision."""
         import fastloss
-        from timing import Different, check
         from sides import as_arrays
+        from timing import DifferentError, check
 
         t, p = inputs.numpy[0]
         wide = (t if case.has_labels else t.astype("float64"), p.astype("float64"))
@@ -172,7 +177,7 @@ class Benchmark:
                 if not side.is_floor:
                     check(as_arrays(call(0)), reference)
                 calls[side.name] = call
-            except Different as error:
+            except DifferentError as error:
                 self.failures.append(f"{where}: {error}")
             except Exception as error:
                 if not side.is_peer:
@@ -181,79 +186,104 @@ class Benchmark:
         return calls
 
 
+def select(options: argparse.Namespace) -> list[Case]:
+    """The cases that were asked for."""
+    from workload import LADDERS, QUICK_LADDERS, QUICK_LOSSES, cases, shape_of
+
+    losses, ladders = options.loss, LADDERS
+    if options.quick:
+        losses, ladders = losses or QUICK_LOSSES, QUICK_LADDERS
+    try:
+        selected = list(cases(losses, [shape_of(size) for size in options.size], ladders))
+    except ValueError as error:
+        raise SystemExit(f"--{error}") from None
+    if not selected:
+        raise SystemExit(f"--size: nothing to measure at {', '.join(options.size) or 'any size'}")
+    return selected
+
+
+def gather(
+    benchmark: Benchmark,
+    selected: list[Case],
+    options: argparse.Namespace,
+    progress: Progress,
+    results: dict[str, Any],
+) -> None:
+    """Measure the parts that were asked for, and put what they find into the results."""
+    import fit
+    import memory
+    from timing import DifferentError
+    from workload import size_name
+
+    began = time.monotonic()
+    if "time" in options.parts:
+        task = progress.add_task("", total=len(selected))
+        for case in selected:
+            title = f"{case.loss}, {size_name(case.shape)}"
+            if options.quick and time.monotonic() - began > QUICK_SECONDS:
+                benchmark.note(f"{title} is left out: no time left")
+                continue
+            progress.update(task, description=title)
+            benchmark.measure(case)
+            progress.advance(task)
+        progress.update(task, description="times")
+    if "memory" in options.parts:
+        sides = [side for side in benchmark.sides if not side.is_floor]
+        results["memory"] = memory.measure(progress.track(sides, description="memory"), selected)
+    if "fit" in options.parts and any(side.package == "keras" for side in benchmark.sides):
+        networks = fit.networks()
+        task = progress.add_task("fit", total=fit.steps(networks))
+        try:
+            results["fit"] = fit.measure(networks, lambda: progress.advance(task))
+        except DifferentError as error:
+            benchmark.failures.append(str(error))
+
+
 def main(arguments: list[str]) -> int:
     """Measure what was asked for, show it and write it."""
     began = time.monotonic()
     options = parse(arguments)
     prepare_process(options.threads)
 
-    import fit
-    import memory
-    import report
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    import report
     from sides import all_sides
-    from workload import QUICK_LADDERS, QUICK_LOSSES, cases, shape_of, size_name
 
+    selected = select(options)
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
     sides, left_out = choose(all_sides(options.threads), options.peer, console)
     set_threads(sides, options.threads)
-    sizes = [shape_of(size) for size in options.size]
-    selected = (
-        list(cases(options.loss or QUICK_LOSSES, sizes, QUICK_LADDERS))
-        if options.quick
-        else list(cases(options.loss, sizes))
-    )
-    if not selected:
-        raise SystemExit(f"no loss fits --loss {options.loss} and --size {options.size}")
     benchmark = Benchmark(sides, options.seconds)
     # What fastloss says of itself, such as that it leaves a call to Keras, belongs in the report.
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("default", message="fastloss")
     warnings.showwarning = lambda message, *_: benchmark.note(str(message))
-    results: dict[str, Any] = {"memory": [], "fit": []}
+    results: dict[str, Any] = {
+        "command": " ".join(["python benchmarks/run.py", *arguments]),
+        "device": options.device,
+        "threads": options.threads,
+        **report.surroundings(),
+        "left_out": left_out,
+        "failures": benchmark.failures,
+        "notes": benchmark.notes,
+        "timings": benchmark.timings,
+        "memory": [],
+        "fit": [],
+    }
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        if "time" in options.parts:
-            task = progress.add_task("", total=len(selected))
-            for case in selected:
-                title = f"{case.loss}, {size_name(case.shape)}"
-                if options.quick and time.monotonic() - began > QUICK_SECONDS:
-                    benchmark.note(f"{title} is left out: no time left")
-                    continue
-                progress.update(task, description=title)
-                benchmark.measure(case)
-                progress.advance(task)
-            progress.update(task, description="timed")
-        if "memory" in options.parts:
-            measured = [side for side in sides if not side.is_floor]
-            results["memory"] = memory.measure(
-                progress.track(measured, description="memory"), selected
-            )
-        if "fit" in options.parts and any(side.package == "keras" for side in sides):
-            chosen = fit.networks()
-            task = progress.add_task("fit", total=fit.steps(chosen))
-            results["fit"] = fit.measure(chosen, lambda: progress.advance(task))
-
-    results = {
-        "command": "python benchmarks/run.py " + " ".join(arguments),
-        "device": options.device,
-        "threads": options.threads,
-        "minutes": round((time.monotonic() - began) / 60, 1),
-        **report.surroundings(),
-        "left_out": left_out,
-        "failures": benchmark.failures,
-        "notes": benchmark.notes,
-        "timings": benchmark.timings,
-        **results,
-    }
-    report.write(results, options.output)
+    try:
+        with Progress(*columns, console=console) as progress:
+            gather(benchmark, selected, options, progress, results)
+    finally:  # also what was measured before it was interrupted
+        results["minutes"] = round((time.monotonic() - began) / 60, 1)
+        report.write(results, options.output)
     report.show(results, console)
     console.print(f"results.json, RESULTS.md and charts are in {options.output}", soft_wrap=True)
     for failure in benchmark.failures:

@@ -39,18 +39,22 @@ class Side:
 
     @property
     def is_ours(self) -> bool:
+        """Whether it is fastloss, in any mode."""
         return self.name.startswith(OURS)
 
     @property
     def is_floor(self) -> bool:
+        """Whether it computes nothing."""
         return self.name.startswith(FLOOR)
 
     @property
     def is_peer(self) -> bool:
+        """Whether it is somebody else's."""
         return not (self.is_ours or self.is_floor)
 
     @property
     def is_installed(self) -> bool:
+        """Whether its package, or the compiler of the floor, is there."""
         if self.is_floor:
             return floor.compiler() is not None
         return importlib.util.find_spec(self.package) is not None
@@ -73,9 +77,7 @@ def _numpy_out(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
     return lambda i: loss.value_and_grad(*pairs[i], out=outs[i])
 
 
-def _tensorflow(
-    module: str, mode: str, case: Case, inputs: Inputs, gradient: bool
-) -> Call | None:
+def _tensorflow(module: str, mode: str, case: Case, inputs: Inputs, gradient: bool) -> Call | None:
     import tensorflow as tf
 
     make_loss = getattr(importlib.import_module(module), case.spec.class_name, None)
@@ -216,12 +218,11 @@ def _jax(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
 def all_sides(threads: int) -> list[Side]:
     """Everyone, whether installed or not."""
     sides = [Side(NUMPY, OURS, _numpy), Side(f"{NUMPY}, out=", OURS, _numpy_out)]
-    for name, module, package in (
-        ("fastloss TF", "fastloss.keras", "keras"),
-        ("Keras", "keras.losses", "keras"),
-    ):
-        for mode in ("eager", "graph", "XLA"):
-            sides.append(Side(f"{name} {mode}", package, partial(_tensorflow, module, mode)))
+    for name, module in (("fastloss TF", "fastloss.keras"), ("Keras", "keras.losses")):
+        sides += [
+            Side(f"{name} {mode}", "keras", partial(_tensorflow, module, mode))
+            for mode in ("eager", "graph", "XLA")
+        ]
     sides += [
         Side("PyTorch eager", "torch", _torch),
         Side("PyTorch compile", "torch", _torch_compiled),

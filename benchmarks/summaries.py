@@ -35,6 +35,7 @@ class Line:
 
     @property
     def elements(self) -> int:
+        """Of y_pred."""
         return math.prod(self.shape)
 
     def _fastest(self, names: Iterable[str]) -> Timing | None:
@@ -43,7 +44,7 @@ class Line:
 
     @property
     def best_of_ours(self) -> Timing | None:
-        """fastloss on NumPy arrays, whether the gradient goes into a given array or not."""
+        """Ours on NumPy arrays, whether the gradient goes into a given array or not."""
         return self._fastest(name for name in self.sides if name.startswith(NUMPY))
 
     @property

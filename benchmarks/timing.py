@@ -28,20 +28,20 @@ LONG_SECONDS = 20e-3
 VALUE_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 2e-4
 
 
-class Different(AssertionError):
+class DifferentError(AssertionError):
     """A side that does not compute what the reference does."""
 
 
 def check(results: list[Any], reference: list[Any]) -> None:
-    """Raise Different unless value and gradient are those of the reference."""
+    """Raise DifferentError unless value and gradient are those of the reference."""
     if len(results) != len(reference):
-        raise Different(f"returns {len(results)} results, expected {len(reference)}")
+        raise DifferentError(f"returns {len(results)} results, expected {len(reference)}")
     tolerances = (VALUE_TOLERANCE, GRADIENT_TOLERANCE)
     for what, mine, exact, tolerance in zip(
         ("value", "gradient"), results, reference, tolerances, strict=False
     ):
         if mine.shape != exact.shape:
-            raise Different(f"{what} of shape {mine.shape}, expected {exact.shape}")
+            raise DifferentError(f"{what} of shape {mine.shape}, expected {exact.shape}")
         # Entries far smaller than the mean are differences of larger terms.
         allowed = tolerance * (np.abs(exact) + np.abs(exact).mean())
         error = np.abs(mine.astype(exact.dtype) - exact)
@@ -49,7 +49,7 @@ def check(results: list[Any], reference: list[Any]) -> None:
         if wrong.any():
             at = np.unravel_index(int(np.argmax(np.where(wrong, error, -1))), exact.shape)
             place = f" at {tuple(map(int, at))}" if at else ""
-            raise Different(
+            raise DifferentError(
                 f"{what}{place}: {mine[at]!s} instead of {exact[at]!s}, "
                 f"{int(wrong.sum())} of {wrong.size} differ"
             )
@@ -85,8 +85,8 @@ def time_in_turns(
     """Samples of each side, taken in rounds of random order, each side on the next sets of inputs.
 
     No set is given to two calls in a row, so nobody finds in the cache what another left there. A
-    turn begins with a call that does not count: it wakes the side's own threads, and meanwhile those
-    of the side before stop spinning. To sleep instead makes everyone slower, by up to a half.
+    turn begins with a call that does not count: it wakes the side's own threads, and meanwhile
+    those of the side before stop spinning. To sleep instead slows everyone, by up to a half.
     """
     order = list(calls)
     shuffle = random.Random(0).shuffle

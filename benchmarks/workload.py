@@ -58,6 +58,7 @@ class Case:
 
     @property
     def spec(self) -> LossSpec:
+        """The row of the registry."""
         return BY_NAME[self.name]
 
     @property
@@ -72,6 +73,7 @@ class Case:
 
     @property
     def elements(self) -> int:
+        """Of y_pred."""
         return math.prod(self.shape)
 
     @property
@@ -108,13 +110,16 @@ def cases(
     ladders: Mapping[str, Sequence[Shape]] = LADDERS,
 ) -> Iterator[Case]:
     """Every loss, or those named, with probabilities and with logits, over the sizes."""
+    known = {name for spec in REGISTRY for name in (spec.name, *spec.aliases)}
+    for name in set(losses) - known:
+        raise ValueError(f"loss: there is no {name!r}")
     for spec in REGISTRY:
         if losses and not {spec.name, *spec.aliases} & set(losses):
             continue
         modes = [False, True] if any(p.name == "from_logits" for p in spec.parameters) else [False]
         ndim = len(LADDERS[spec.kind][0])
         for from_logits in modes:
-            for shape in sizes or ladders[spec.kind]:
+            for shape in sizes or ladders.get(spec.kind, LADDERS[spec.kind]):
                 if len(shape) == ndim:
                     yield Case(spec.name, shape, from_logits)
 
@@ -124,7 +129,8 @@ def aligned(shape: Shape, dtype: Any = np.float32) -> Array:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     buffer = np.empty(size + LINE, np.uint8)
     start = -buffer.ctypes.data % LINE
-    return buffer[start : start + size].view(dtype).reshape(shape)
+    array: Array = buffer[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def draw(case: Case, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -160,7 +166,7 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[Array, Array]:
 class Inputs:
     """A few sets of inputs for a case, for every framework, and room for a gradient each.
 
-    Without ``room`` there is one set, and who can write into given memory allocates as others do.
+    Without ``room`` there is one set, and who could write into given memory has to allocate, too.
     """
 
     def __init__(self, case: Case, *, room: bool = True) -> None:
@@ -168,13 +174,14 @@ class Inputs:
         count = min(max(ROTATED_BYTES // case.bytes(True), 3), MOST_SETS) if room else 1
         self.has_room = room
         self.numpy = [draw(case, rng) for _ in range(count)]
-        self.gradients = [aligned(case.shape) if room else None for _ in range(count)]
+        self.gradients = [aligned(case.shape) for _ in range(count)] if room else []
 
     def __len__(self) -> int:
         return len(self.numpy)
 
     @cached_property
     def tensorflow(self) -> list[tuple[Any, Any]]:
+        """Tensors, which are copies."""
         import tensorflow as tf
 
         return [(tf.constant(t), tf.constant(p)) for t, p in self.numpy]
@@ -189,6 +196,7 @@ class Inputs:
 
     @cached_property
     def jax(self) -> list[tuple[Any, Any]]:
+        """Arrays of JAX."""
         import jax
 
         return [(jax.device_put(t), jax.device_put(p)) for t, p in self.numpy]

@@ -1,4 +1,4 @@
-"""The benchmark: what it writes, whom it refuses to time, and that its floor moves all the bytes."""
+"""The benchmark: what it writes, whom it refuses to time, and what its floor moves."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("rich")
-pytest.importorskip("matplotlib")
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
 import floor
 import goals
 import memory
@@ -24,8 +18,10 @@ import run
 from fastloss._registry import REGISTRY
 from sides import Side, all_sides
 from summaries import lines_of
-from timing import Different, check
+from timing import DifferentError, check
 from workload import Case, Inputs, cases, shape_of
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +30,8 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_command_writes_results_report_and_charts(tmp_path: Path) -> None:
-    pytest.importorskip("keras")
+    for package in ("keras", "matplotlib", "rich", "threadpoolctl"):
+        pytest.importorskip(package)
     losses = ["huber", "sparse_categorical_crossentropy"]
     arguments = ["--loss", *losses, "--size", "3x50", "--peer", "keras", "--parts", "time"]
     done = benchmark(*arguments, "--seconds", "0", "--output", str(tmp_path))
@@ -71,7 +68,7 @@ def test_device_cuda_says_what_it_needs() -> None:
 
 @pytest.mark.parametrize("peer", ["nobody", "keras torches"])
 def test_unknown_peer_is_an_error(peer: str) -> None:
-    with pytest.raises(SystemExit, match="--peer: .* is none of"):
+    with pytest.raises(SystemExit, match=r"--peer: .* is none of"):
         run.choose(all_sides(threads=1), peer.split(), print_nothing())
 
 
@@ -125,7 +122,7 @@ def test_results_of_another_shape_or_number_are_different() -> None:
     value, grad = np.array(1.0), np.ones((2, 3))
     check([value, grad], [value, grad])
     for wrong in ([value], [value, grad[:1]], [grad, grad]):
-        with pytest.raises(Different):
+        with pytest.raises(DifferentError):
             check(wrong, [value, grad])
 
 
@@ -186,6 +183,11 @@ def test_size_of_the_command_line(text: str, shape: tuple[int, ...]) -> None:
 def test_size_that_is_none_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="size: expected"):
         shape_of(text)
+
+
+def test_loss_that_is_none_is_an_error() -> None:
+    with pytest.raises(ValueError, match="loss: there is no 'hubert'"):
+        list(cases(["huber", "hubert"]))
 
 
 def timings(ours: float, peer: float, moving: float) -> list[dict[str, Any]]:
