@@ -1,17 +1,18 @@
-"""Peak memory: how far a process grows over one value with its gradient, each side in its own.
+"""Peak memory: how far a process grows over the first values and gradients of a size.
 
-Linux keeps the high-water mark of a process and can set it back. Inputs and what a warm-up call
-allocated for good are there before; the gradient is not.
+Every side and loss has a process of its own, because allocators keep what is freed: TensorFlow's
+never gives it back, and what a call takes from there is no growth. Linux keeps the high-water mark
+of a process and can set it back. Inputs are there before; the gradient is not.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from sides import Side, all_sides
 from workload import Case, Inputs
 
 PROCESS = Path("/proc/self")
-M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 
 
 def _bytes(key: str) -> int:
@@ -27,7 +27,7 @@ def _bytes(key: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
-def growth(call: Any) -> int:
+def growth(call: Callable[[], Any]) -> int:
     """Bytes that the process grows by, at most, while the call runs."""
     gc.collect()
     before = _bytes("VmRSS")
@@ -36,34 +36,50 @@ def growth(call: Any) -> int:
     return max(_bytes("VmHWM") - before, 0)
 
 
-def _of_side(name: str, cases: list[Case]) -> list[dict[str, Any]]:
-    """Runs in a process of its own."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:  # nothing of size is kept when it is freed, so that growth does not hide in it
-        mallopt(M_MMAP_THRESHOLD, 1 << 16)
-    side = next(side for side in all_sides(threads=1) if side.name == name)
-    rows = []
-    for case in cases:
-        try:
-            call = side.make(case, Inputs(case, room=False), True)
-            if call is None:
-                continue
+def _growth_of(name: str, case: Case, threads: int) -> int | None:
+    """In a process of its own; None if there is no such loss on that side."""
+    warnings.simplefilter("ignore")  # the timing has shown them
+    side = next(side for side in all_sides(threads) if side.name == name)
+    small = replace(case, shape=tuple(min(n, 10) for n in case.shape))
+    warm_up = side.make(small, Inputs(small, room=False), True)
+    if warm_up is None:
+        return None
+    warm_up(0)  # loads and allocates what does not depend on the size
+    inputs = Inputs(case, room=False)
+
+    def first_calls() -> None:
+        call = side.make(case, inputs, True)
+        assert call is not None
+        for _ in range(2):
             call(0)
-        except Exception:
-            if side.is_peer:  # the timing has told why
-                continue
-            raise
-        row = {"loss": case.loss, "shape": list(case.shape), "side": name}
-        rows.append(row | {"gradient_bytes": 4 * case.elements, "bytes": growth(partial(call, 0))})
-    return rows
+
+    # TensorFlow's tensors and JAX's arrays are made here: they are inputs, not growth.
+    getattr(inputs, {"keras": "tensorflow"}.get(side.package, side.package), None)
+    return growth(first_calls)
 
 
-def measure(sides: Iterable[Side], cases: Iterable[Case]) -> list[dict[str, Any]]:
-    """The growth of each side on the largest case of each loss."""
-    largest = {case.loss: case for case in sorted(cases, key=lambda case: case.elements)}
+def pairs(sides: list[Side], cases: list[Case]) -> list[tuple[Side, Case]]:
+    """Who is measured on what: the largest case of each loss, from logits where it takes them."""
+    largest = {case.name: case for case in sorted(cases, key=lambda case: case.elements)}
+    return [(side, case) for case in largest.values() for side in sides if not side.is_floor]
+
+
+def measure(
+    chosen: list[tuple[Side, Case]], threads: int, advance: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """The growth of each process beside the size of the gradient."""
     context = multiprocessing.get_context("spawn")
     rows: list[dict[str, Any]] = []
-    for side in sides:
+    for side, case in chosen:
         with ProcessPoolExecutor(1, mp_context=context) as process:
-            rows += process.submit(_of_side, side.name, list(largest.values())).result()
+            try:
+                grown = process.submit(_growth_of, side.name, case, threads).result()
+            except Exception:
+                if not side.is_peer:
+                    raise
+                grown = None  # the timing has told why
+        if grown is not None:
+            row = {"loss": case.loss, "shape": list(case.shape), "side": side.name}
+            rows.append({**row, "gradient_bytes": 4 * case.elements, "bytes": grown})
+        advance()
     return rows

@@ -16,6 +16,7 @@ import os
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,7 +214,7 @@ def gather(
     import fit
     import memory
     from timing import DifferentError
-    from workload import size_name
+    from workload import QUICK_LOSSES, size_name
 
     began = time.monotonic()
     if "time" in options.parts:
@@ -228,13 +229,15 @@ def gather(
             progress.advance(task)
         progress.update(task, description="times")
     if "memory" in options.parts:
-        sides = [side for side in benchmark.sides if not side.is_floor]
-        results["memory"] = memory.measure(progress.track(sides, description="memory"), selected)
+        few = [case for case in selected if options.loss or case.name in QUICK_LOSSES]
+        chosen = memory.pairs(benchmark.sides, few)
+        task = progress.add_task("memory", total=len(chosen))
+        results["memory"] = memory.measure(chosen, options.threads, partial(progress.advance, task))
     if "fit" in options.parts and any(side.package == "keras" for side in benchmark.sides):
         networks = fit.networks()
         task = progress.add_task("fit", total=fit.steps(networks))
         try:
-            results["fit"] = fit.measure(networks, lambda: progress.advance(task))
+            results["fit"] = fit.measure(networks, partial(progress.advance, task))
         except DifferentError as error:
             benchmark.failures.append(str(error))
 

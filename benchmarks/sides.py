@@ -107,6 +107,8 @@ def _expression(case: Case, numbers: Any) -> Callable[[Any, Any], Any] | None:
     expression = kinds(numbers).get(case.name)
     if expression is None:
         return None
+    if case.name == "kl_divergence":  # the sum of a row, not its mean
+        return lambda t, p: expression(t, p, case.options).sum(-1).mean()
     if case.spec.kind == "region":
         return lambda t, p: expression(t.reshape(-1), p.reshape(-1), case.options)
     return lambda t, p: expression(t, p, case.options).mean()
@@ -119,7 +121,7 @@ def _torch_loss(case: Case) -> Callable[[Any, Any], Any] | None:
     # These differ from Keras's at the edges of their domains only, where no input lies.
     inside = {
         "binary_crossentropy": lambda t, p: f.binary_cross_entropy(p, t),
-        "kl_divergence": lambda t, p: f.kl_div(p.log(), t),
+        "kl_divergence": lambda t, p: f.kl_div(p.log(), t, reduction="batchmean"),
         "cosine_similarity": lambda t, p: -f.cosine_similarity(p, t, dim=-1).mean(),
     }
 
