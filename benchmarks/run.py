@@ -181,7 +181,7 @@ class Benchmark:
             except DifferentError as error:
                 self.failures.append(f"{where}: {error}")
             except Exception as error:
-                if not side.is_peer:
+                if not (side.is_peer or isinstance(error, NotImplementedError)):
                     raise
                 self.note(f"{side.name} cannot compute {case.loss}: {type(error).__name__}")
         return calls

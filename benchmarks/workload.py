@@ -147,6 +147,8 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[Array, Array]:
         batch, frames, classes = case.shape
         return rng.integers(1, classes, (batch, frames // 5), np.int32), p
     if case.spec.kind == "pairwise":
+        # Embeddings have length 1: a cosine is multiplied by 80 and then exponentiated.
+        p /= np.linalg.norm(p, axis=1, keepdims=True)
         return rng.integers(0, max(case.shape[0] // 8, 2), case.shape[0], np.int32), p
     if case.has_labels:
         return rng.integers(0, case.shape[1], case.shape[0], np.int32), p
