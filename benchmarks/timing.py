@@ -27,16 +27,22 @@ LONG_SECONDS = 20e-3
 # digits. What computes something else is further off.
 VALUE_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 2e-4
 
+# A path of hundreds of frames has a log probability of a thousand, which float32 holds to 6e-5;
+# so relative is the error of every probability. PyTorch's gradient is 5e-4 off.
+SEQUENCE_TOLERANCE = 2e-3
+
 
 class DifferentError(AssertionError):
     """A side that does not compute what the reference does."""
 
 
-def check(results: list[Any], reference: list[Any]) -> None:
+def check(
+    results: list[Any], reference: list[Any], gradient_tolerance: float = GRADIENT_TOLERANCE
+) -> None:
     """Raise DifferentError unless value and gradient are those of the reference."""
     if len(results) != len(reference):
         raise DifferentError(f"returns {len(results)} results, expected {len(reference)}")
-    tolerances = (VALUE_TOLERANCE, GRADIENT_TOLERANCE)
+    tolerances = (VALUE_TOLERANCE, gradient_tolerance)
     for what, mine, exact, tolerance in zip(
         ("value", "gradient"), results, reference, tolerances, strict=False
     ):
