@@ -140,7 +140,8 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[Array, Array]:
         rng.standard_normal(out=p, dtype=np.float32)
         if case.spec.kind == "row":
             p *= 0.5  # no softmax of 256,000 classes is below 1e-7, where Keras's focal loss clips
-        p[np.abs(p) == 1] = 1.5  # the kink of the hinges, where every framework has its own slope
+        # The kinks of hinges and of |x|, where every framework has its own slope.
+        p[(p == 0) | (np.abs(p) == 1)] = 1.5
     else:
         rng.random(out=p, dtype=np.float32)
         p *= 0.96
