@@ -16,13 +16,22 @@ BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
 SOURCES := $(shell find csrc python -type f -not -name '*.pyc') CMakeLists.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint format stubs wheel clean
+.PHONY: help demo bench bench-quick test test-all lint format stubs wheel clean
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/fastloss  ## Train a network with Keras's loss and with fastloss's; compare and time.
 	@$(BIN)/python -m fastloss demo
+
+# PyTorch and JAX are a gigabyte, so they are measured only if they are installed, or asked for.
+bench bench-quick: $(VENV)/fastloss $(if $(PEERS),$(VENV)/peers)
+
+bench:  ## Time every loss beside its peers and the floor; with PEERS=1, PyTorch and JAX as well.
+	@$(BIN)/python benchmarks/run.py
+
+bench-quick:  ## The same for a few losses and sizes, in less than three minutes.
+	@$(BIN)/python benchmarks/run.py --quick
 
 test: $(VENV)/fastloss  ## Run the tests.
 	@$(BIN)/python -m pytest
@@ -61,7 +70,8 @@ wheel: $(VENV)/fastloss  ## Build the wheel and the source archive into dist/.
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Delete everything that was built, .venv included.
-	rm -rf build dist $(VENV) $(VENV)-tensorflow-* .pytest_cache .mypy_cache .ruff_cache .hypothesis fastloss-demo.png
+	rm -rf build dist $(VENV) $(VENV)-tensorflow-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf fastloss-demo.png benchmark-results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python:
@@ -76,5 +86,12 @@ $(VENV)/python:
 $(VENV)/fastloss: $(VENV)/python pyproject.toml $(SOURCES)
 	@echo "Compiling fastloss and installing what it needs (minutes the first time)"
 	@touch $@.started
-	@$(PIP) --no-build-isolation '$(TENSORFLOW)' '.[demo,test,dev]'
+	@$(PIP) --no-build-isolation '$(TENSORFLOW)' '.[bench,demo,test,dev]'
 	@mv $@.started $@
+
+# The CPU build of PyTorch is in an index of its own; that of PyPI brings gigabytes for GPUs.
+$(VENV)/peers: $(VENV)/python
+	@echo "Installing PyTorch and JAX"
+	@$(PIP) --index-url https://download.pytorch.org/whl/cpu torch
+	@$(PIP) jax
+	@touch $@

@@ -14,6 +14,7 @@ from fastloss import _core
 
 # The helper modules beside this file are imported by name, whatever pytest's import mode is.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 
 @pytest.fixture
