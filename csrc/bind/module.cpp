@@ -72,6 +72,12 @@ class grid {
   }
   int64_t rows() const { return product(rows_); }
   int64_t cols() const { return product(cols_); }
+  int64_t inner_rows() const {
+    int64_t n = 1;
+    for (int d : row_dims_)
+      if (!col_dims_.empty() && d > col_dims_.back()) n *= full_[d];
+    return n;
+  }
   const shape& row_shape() const { return rows_; }
 
   view on_grid(const py::array& a, const char* argument) const {
@@ -160,6 +166,7 @@ double run_arrays(int loss, std::vector<double> parameters, const py::array& y_t
   r.parameters = std::move(parameters);
   r.rows = g.rows();
   r.cols = g.cols();
+  r.inner_rows = g.inner_rows();
   if (r.cols == 0) throw py::value_error("y_pred: the axes of the loss are empty");
   const dtype stored = type_of(y_pred, "y_pred");
   if (stored < dtype::f16)
