@@ -5,6 +5,9 @@
 #include <immintrin.h>
 #endif
 
+#include <cstring>
+#include <utility>
+
 #include "cpu/kernels.h"
 
 namespace fastloss::cpu {
@@ -84,62 +87,128 @@ void stream(const T* from, std::int64_t n, T* to) {
   for (; i < n; ++i) to[i] = from[i];
 }
 
-// Transposes four by four: `from` has columns that are `from_step` apart, `to` rows likewise.
-template <class T>
-FASTLOSS_HD void transpose_4x4(const T* from, std::int64_t from_step, T* to, std::int64_t to_step) {
-  typedef T quad __attribute__((vector_size(4 * sizeof(T))));
-  quad a, b, c, d;
-  std::memcpy(&a, from, sizeof a);
-  std::memcpy(&b, from + from_step, sizeof b);
-  std::memcpy(&c, from + 2 * from_step, sizeof c);
-  std::memcpy(&d, from + 3 * from_step, sizeof d);
-  const quad ab_low = {a[0], b[0], a[1], b[1]}, ab_high = {a[2], b[2], a[3], b[3]};
-  const quad cd_low = {c[0], d[0], c[1], d[1]}, cd_high = {c[2], d[2], c[3], d[3]};
-  a = quad{ab_low[0], ab_low[1], cd_low[0], cd_low[1]};
-  b = quad{ab_low[2], ab_low[3], cd_low[2], cd_low[3]};
-  c = quad{ab_high[0], ab_high[1], cd_high[0], cd_high[1]};
-  d = quad{ab_high[2], ab_high[3], cd_high[2], cd_high[3]};
-  std::memcpy(to, &a, sizeof a);
-  std::memcpy(to + to_step, &b, sizeof b);
-  std::memcpy(to + 2 * to_step, &c, sizeof c);
-  std::memcpy(to + 3 * to_step, &d, sizeof d);
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define FASTLOSS_SHUFFLES
+#endif
+#endif
+
+#if defined(FASTLOSS_SHUFFLES)
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+template <class T, int N>
+struct packet_of {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T, int N>
+using packet = typename packet_of<T, N>::type;
+
+// Four adjacent numbers from each of N / 4 places that are `step` apart.
+template <class T, int N, int... I>
+FASTLOSS_HD packet<T, N> load_quads(const T* from, std::int64_t step,
+                                    std::integer_sequence<int, I...>) {
+  if constexpr (N == 4) {
+    packet<T, 4> x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+  } else {
+    using half = std::make_integer_sequence<int, N / 2>;
+    return __builtin_shufflevector(load_quads<T, N / 2>(from, step, half{}),
+                                   load_quads<T, N / 2>(from + N / 8 * step, step, half{}), I...);
+  }
+}
+template <class T, int N, int... I>
+FASTLOSS_HD void store_quads(packet<T, N> x, T* to, std::int64_t step,
+                             std::integer_sequence<int, I...>) {
+  if constexpr (N == 4) {
+    std::memcpy(to, &x, sizeof x);
+  } else {
+    using half = std::make_integer_sequence<int, N / 4>;
+    store_quads<T, N / 2>(__builtin_shufflevector(x, x, I...), to, step, half{});
+    store_quads<T, N / 2>(__builtin_shufflevector(x, x, (N / 2 + I)...), to + N / 8 * step, step,
+                          half{});
+  }
 }
 
-// Calls body(first column, count as a constant) so that blocks of 4 columns, or the 1 to 3 that a
-// narrow array has, cover all n; the last two blocks of four may overlap.
-template <class Body>
-FASTLOSS_HD void for_each_column_block(std::int64_t n, Body body) {
-  if (n == 1) return body(0, std::integral_constant<int, 1>{});
-  if (n == 2) return body(0, std::integral_constant<int, 2>{});
-  if (n == 3) return body(0, std::integral_constant<int, 3>{});
-  for (std::int64_t c = 0; c + 4 < n; c += 4) body(c, std::integral_constant<int, 4>{});
-  body(n - 4, std::integral_constant<int, 4>{});
+// In each group of four: a0 b0 a1 b1 (First = 0) or a2 b2 a3 b3 (First = 2).
+template <int First, class P, int... I>
+FASTLOSS_HD P interleave(P a, P b, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(a, b, (I / 4 * 4 + First + I % 4 / 2 + I % 2 * n)...);
 }
+// In each group of four: a0 a1 b0 b1 (First = 0) or a2 a3 b2 b3 (First = 2).
+template <int First, class P, int... I>
+FASTLOSS_HD P join(P a, P b, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(a, b, (I / 4 * 4 + First + I % 2 + I % 4 / 2 * n)...);
+}
+
+// Each group of four of the four packets as a matrix that is transposed.
+template <class P, class Indices>
+FASTLOSS_HD void transpose_quads(P (&x)[4], Indices all) {
+  const P ab_low = interleave<0>(x[0], x[1], all), ab_high = interleave<2>(x[0], x[1], all);
+  const P cd_low = interleave<0>(x[2], x[3], all), cd_high = interleave<2>(x[2], x[3], all);
+  x[0] = join<0>(ab_low, cd_low, all);
+  x[1] = join<2>(ab_low, cd_low, all);
+  x[2] = join<0>(ab_high, cd_high, all);
+  x[3] = join<2>(ab_high, cd_high, all);
+}
+
+// Calls body(first column) so that blocks of four columns cover all n >= 4; the last two may
+// overlap.
+template <class Body>
+FASTLOSS_HD void for_each_four(std::int64_t n, Body body) {
+  for (std::int64_t c = 0; c + 4 < n; c += 4) body(c);
+  body(n - 4);
+}
+#endif
 
 template <class T>
 void to_lanes(const T* rows, std::int64_t n, T* out) {
-  for_each_column_block(n, [&](std::int64_t c, auto count) __attribute__((always_inline)) {
-    if constexpr (count == 4) {
-      for (int k = 0; k < lanes<T>; k += 4)
-        transpose_4x4(rows + k * n + c, n, out + c * lanes<T> + k, lanes<T>);
-    } else {
-      for (int k = 0; k < lanes<T>; ++k)
-        for (int j = 0; j < count; ++j) out[j * lanes<T> + k] = rows[k * count + j];
-    }
-  });
+#if defined(FASTLOSS_SHUFFLES)
+  constexpr int width = vector_bytes / sizeof(T) < 4 ? 4 : vector_bytes / sizeof(T);
+  constexpr std::make_integer_sequence<int, width> all{};
+  if (n >= 4)
+    return for_each_four(n, [&](std::int64_t c) __attribute__((always_inline)) {
+#pragma GCC unroll 1
+      for (int k = 0; k < lanes<T>; k += width) {
+        packet<T, width> x[4];
+        for (int j = 0; j < 4; ++j) x[j] = load_quads<T, width>(rows + (k + j) * n + c, 4 * n, all);
+        transpose_quads(x, all);
+        for (int j = 0; j < 4; ++j) std::memcpy(out + (c + j) * lanes<T> + k, &x[j], sizeof x[j]);
+      }
+    });
+#endif
+  for (int k = 0; k < lanes<T>; ++k)
+    for (std::int64_t c = 0; c < n; ++c) out[c * lanes<T> + k] = rows[k * n + c];
 }
 
 template <class T>
 void from_lanes(const T* in, std::int64_t n, T* rows) {
-  for_each_column_block(n, [&](std::int64_t c, auto count) __attribute__((always_inline)) {
-    if constexpr (count == 4) {
-      for (int k = 0; k < lanes<T>; k += 4)
-        transpose_4x4(in + c * lanes<T> + k, lanes<T>, rows + k * n + c, n);
-    } else {
-      for (int k = 0; k < lanes<T>; ++k)
-        for (int j = 0; j < count; ++j) rows[k * count + j] = in[j * lanes<T> + k];
-    }
-  });
+#if defined(FASTLOSS_SHUFFLES)
+  constexpr int width = vector_bytes / sizeof(T) < 4 ? 4 : vector_bytes / sizeof(T);
+  constexpr std::make_integer_sequence<int, width> all{};
+  constexpr std::make_integer_sequence<int, width / 2> half{};
+  if (n >= 4)
+    return for_each_four(n, [&](std::int64_t c) __attribute__((always_inline)) {
+#pragma GCC unroll 1
+      for (int k = 0; k < lanes<T>; k += width) {
+        packet<T, width> x[4];
+        for (int j = 0; j < 4; ++j) std::memcpy(&x[j], in + (c + j) * lanes<T> + k, sizeof x[j]);
+        transpose_quads(x, all);
+        for (int j = 0; j < 4; ++j)
+          store_quads<T, width>(x[j], rows + (k + j) * n + c, 4 * n, half);
+      }
+    });
+#endif
+  for (int k = 0; k < lanes<T>; ++k)
+    for (std::int64_t c = 0; c < n; ++c) rows[k * n + c] = in[c * lanes<T> + k];
 }
 
 template <class T>
