@@ -51,9 +51,9 @@ class call {
   // lane_driver.cpp: many rows at once, each in a vector lane.
   bool fits_lanes() const;
   double run_lanes(double norm) const;
-  void prepare_lanes(std::int64_t row, std::int64_t n, double norm,
-                     const std::vector<T>& class_weight, T* weight, T* scale, std::int64_t* label,
-                     T* label_value) const;
+  struct lane_weights;
+  void weigh_lanes(std::int64_t row, std::int64_t n, const lane_weights& plain, lane_weights& own,
+                   lane_block<T>& rows) const;
 
   bool transforms_target() const {
     return class_weight_ || target_scale_ != 1 || target_shift_ != 0;

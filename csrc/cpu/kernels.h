@@ -10,6 +10,15 @@
 namespace fastloss::cpu {
 
 // What a caller wants beside the value; indexes the arrays of loops below.
+// Asks for memory that is read soon, so that it comes while something else is computed. The
+// processor does so by itself only along one stream. Need not lie inside of an array.
+template <class T>
+FASTLOSS_HD void prefetch(const T* at, std::int64_t n) {
+  constexpr std::int64_t line = 64 / sizeof(T);
+  for (std::int64_t i = 0; i < n; i += line)
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + i * std::int64_t(sizeof(T)), 0, 2);
+}
+
 enum wants { wants_value = 0, wants_pred = 1, wants_true = 2 };
 
 inline constexpr int max_phases = 3;
@@ -35,8 +44,9 @@ struct lane_block {
   std::int64_t t_stride, p_stride;
   const std::int64_t* label;  // of sparse rows; a row with a negative one has none
   const T* label_value;
-  T* kept;         // room for classes * lanes elements
-  const T* scale;  // multiplies the gradients; a zero scale gives an exact zero
+  T* kept;  // room for classes * lanes elements
+  // Multiply the losses and the gradients; a zero gives an exact zero.
+  const T *weight, *scale;
   T* loss;
   T *d_pred, *d_true;
   std::int64_t d_pred_stride, d_true_stride;

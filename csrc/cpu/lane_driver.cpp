@@ -15,7 +15,7 @@ using std::int64_t;
 namespace {
 
 // Columns up to which rows are faster in lanes although they have to be transposed.
-constexpr int64_t short_row = 64;
+constexpr int64_t short_row = 112;
 
 // Columns up to which lanes are used where rows lie side by side: their blocks stay in the L2
 // cache.
@@ -77,6 +77,7 @@ class lane_view {
         from = rows;
       }
       loops.to_lanes(from, cols_size_, scratch);
+      if (from != rows) prefetch(from + n * cols_size_, n * cols_size_);
     }
     return {scratch, lanes<T>};
   }
@@ -128,6 +129,12 @@ bool call<T>::fits_lanes() const {
 }
 
 template <class T>
+struct call<T>::lane_weights {
+  alignas(cache_line) T weight[lanes<T>], scale[lanes<T>], label_value[lanes<T>];
+  int64_t label[lanes<T>];
+};
+
+template <class T>
 double call<T>::run_lanes(double norm) const {
   const int64_t tasks = (r_.rows + lanes<T> - 1) / lanes<T>;
   std::vector<double> partial(tasks);
@@ -143,18 +150,19 @@ double call<T>::run_lanes(double norm) const {
       class_weight[c] = *load(*class_weight_, c, 1, &scratch);
     }
 
+  lane_weights plain;
+  std::fill_n(plain.weight, lanes<T>, T(1));
+  std::fill_n(plain.scale, lanes<T>, T(norm * r_.upstream));
+
   parallel_for(tasks, threads_, [&](int64_t i) {
     const int64_t row = i * lanes<T>, n = std::min<int64_t>(lanes<T>, r_.rows - row);
     const int64_t size = r_.cols * lanes<T>;
     const memory_loops<T>& loops = set_.memory;
-    alignas(cache_line) T scale[lanes<T>], loss[lanes<T>], label_value[lanes<T>], weight[lanes<T>];
-    int64_t label[lanes<T>];
+    alignas(cache_line) T loss[lanes<T>];
     lane_block<T> rows{};
     rows.classes = r_.cols;
-    prepare_lanes(row, n, norm, class_weight, weight, scale, label, label_value);
-    rows.label = label;
-    rows.label_value = label_value;
-    rows.scale = scale;
+    lane_weights own;
+    weigh_lanes(row, n, plain, own, rows);
     rows.loss = loss;
     rows.kept = thread_scratch<T>(scratch_use::kept, kernel_.keeps ? size : 0);
 
@@ -203,7 +211,6 @@ double call<T>::run_lanes(double norm) const {
     end(d_pred_lanes, scratch_use::d_pred, d_pred.data);
     end(d_true_lanes, scratch_use::d_true, d_true.data);
 
-    for (int64_t k = 0; k < n; ++k) loss[k] = weight[k] == 0 ? T(0) : weight[k] * loss[k];
     if (r_.reduce == reduction::none)
       store(*values_, row, n, loss);
     else
@@ -213,30 +220,41 @@ double call<T>::run_lanes(double norm) const {
 }
 
 // The weight, gradient scale and label of each lane. A row that does not count, or is none, gets a
-// weight and scale of zero and no label.
+// weight and scale of zero and no label. `plain` holds what rows without weights have.
 template <class T>
-void call<T>::prepare_lanes(int64_t row, int64_t n, double norm, const std::vector<T>& class_weight,
-                            T* weight, T* scale, int64_t* label, T* label_value) const {
-  weights_.rows(row, n, weight);
-  std::fill_n(weight + n, lanes<T> - n, T(0));
-  std::fill_n(label, lanes<T>, int64_t(-1));
-  std::fill_n(label_value, lanes<T>, T(1));
+void call<T>::weigh_lanes(int64_t row, int64_t n, const lane_weights& plain, lane_weights& own,
+                          lane_block<T>& rows) const {
+  const bool even = weights_.empty() && !upstream_ && !r_.ignore_class && n == lanes<T>;
+  if (!even) {
+    weights_.rows(row, n, own.weight);
+    std::fill_n(own.weight + n, lanes<T> - n, T(0));
+  }
+  rows.label_value = plain.weight;
   if (info_.sparse) {
-    int64_t scratch[lanes<T>];
-    const int64_t* given = load(t_, row, n, scratch);
-    for (int64_t k = 0; k < n; ++k) {
-      if (r_.ignore_class && given[k] == *r_.ignore_class) weight[k] = 0;
-      if (weight[k] == 0) continue;
-      label[k] = given[k];
-      if (class_weight_) label_value[k] = class_weight[given[k]];
+    rows.label = load(t_, row, n, own.label);
+    if (!even) {
+      for (int64_t k = 0; k < lanes<T>; ++k) {
+        if (k < n && r_.ignore_class && rows.label[k] == *r_.ignore_class) own.weight[k] = 0;
+        own.label[k] = own.weight[k] == 0 ? -1 : rows.label[k];
+      }
+      rows.label = own.label;
+    }
+    if (class_weight_) {
+      for (int k = 0; k < lanes<T>; ++k)
+        if (rows.label[k] >= 0)
+          own.label_value[k] = *load(*class_weight_, rows.label[k], 1, &own.label_value[k]);
+      rows.label_value = own.label_value;
     }
   }
-  const T by = T(norm * r_.upstream);
-  for (int k = 0; k < lanes<T>; ++k) scale[k] = by * weight[k];
+  rows.weight = even ? plain.weight : own.weight;
+  rows.scale = even ? plain.scale : own.scale;
+  if (even) return;
+  for (int k = 0; k < lanes<T>; ++k) own.scale[k] = plain.scale[0] * own.weight[k];
   if (upstream_) {
     T scratch[lanes<T>];
     const T* upstream = load(*upstream_, row, n, scratch);
-    for (int64_t k = 0; k < n; ++k) scale[k] = weight[k] == 0 ? T(0) : scale[k] * upstream[k];
+    for (int64_t k = 0; k < n; ++k)
+      own.scale[k] = own.weight[k] == 0 ? T(0) : own.scale[k] * upstream[k];
   }
 }
 

@@ -159,8 +159,10 @@ void in_lanes(const void* functor, const lane_block<T>& block) {
   run(std::integral_constant<int, 0>{});
   if constexpr (F::phases > 1) run(std::integral_constant<int, 1>{});
   if constexpr (F::phases > 2) run(std::integral_constant<int, 2>{});
-  for_each_lane<T>([&](int k)
-                       __attribute__((always_inline)) { rows.loss[k] = f.loss(stats.at(k)); });
+  for_each_lane<T>([&](int k) __attribute__((always_inline)) {
+    T w = rows.weight[k];
+    rows.loss[k] = w == 0 ? T(0) : w * f.loss(stats.at(k));
+  });
   if constexpr (Wants != wants_value) lane_gradients<F, T, Wants>(f, rows, hot, stats);
 }
 

@@ -8,6 +8,14 @@ namespace fastloss::cpu {
 
 using std::int64_t;
 
+namespace {
+
+// Elements of which a gradient is streamed at once: while so few are written, the processor does
+// not stop to read ahead.
+constexpr int64_t streamed_piece = 256;
+
+}  // namespace
+
 template <class T>
 std::optional<double> call<T>::run_map(double scale, double mean, bool expect_binary) {
   const tiling tiles(r_.rows, r_.cols);
@@ -36,12 +44,17 @@ std::optional<double> call<T>::run_map(double scale, double mean, bool expect_bi
       scales(at, weighted ? w : nullptr, s[0], s_scratch);
       s = s_scratch;
     }
-    T* d_pred = begin_output(grad_pred_, first, at.size(), d_pred_scratch);
-    T* d_true = begin_output(grad_true_, first, at.size(), d_true_scratch);
-    kernel_.map[wants_](functor_, t, p, s, loss, d_pred, d_true, at.size());
-    if (d_true && transforms_target()) untransform(at, d_true);
-    end_output(grad_pred_, first, at.size(), d_pred_scratch);
-    end_output(grad_true_, first, at.size(), d_true_scratch);
+    const bool untransforms = grad_true_ && transforms_target();
+    const int64_t piece = streams_ && !untransforms ? streamed_piece : block;
+    for (int64_t k = 0; k < at.size(); k += piece) {
+      const int64_t n = std::min(piece, at.size() - k);
+      T* d_pred = begin_output(grad_pred_, first + k, n, d_pred_scratch);
+      T* d_true = begin_output(grad_true_, first + k, n, d_true_scratch);
+      kernel_.map[wants_](functor_, t + k, p + k, s + k, loss + k, d_pred, d_true, n);
+      if (untransforms) untransform(at, d_true);
+      end_output(grad_pred_, first + k, n, d_pred_scratch);
+      end_output(grad_true_, first + k, n, d_true_scratch);
+    }
 
     const T* weight = weighted ? w : nullptr;
     if (r_.reduce != reduction::none || tiles.tiles_per_row > 1) {

@@ -56,6 +56,27 @@ FASTLOSS_HD gradient_terms<T> gradient_of(const F& f, T t, T p, const T* kept, s
     return f.gradient(t, p, stats);
 }
 
+// The last elements of a row, fewer than fill a vector, made up to a full one: one at a time, they
+// would take longer than hundreds of others.
+template <class T>
+struct tail {
+  static constexpr int width = cache_line / sizeof(T);
+  std::int64_t n;
+  alignas(cache_line) T t[width], p[width], kept[width], counts[width];
+  FASTLOSS_HD tail(const T* t_, const T* p_, const T* kept_, std::int64_t n) : n(n) {
+    fill(p_, p);
+    if (t_) fill(t_, t);
+    if (kept_) fill(kept_, kept);
+    for (int k = 0; k < width; ++k) counts[k] = k < n ? T(1) : T(0);
+  }
+  FASTLOSS_HD void fill(const T* from, T* to) const {
+    for (int k = 0; k < width; ++k) to[k] = from[k < n ? k : 0];
+  }
+  FASTLOSS_HD void copy(const T* from, T* to) const {
+    for (int k = 0; k < n; ++k) to[k] = from[k];
+  }
+};
+
 template <class F, class T, int Phase>
 FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, const T* t,
                                 one_hot<T> hot, const T* p, T* kept, std::int64_t n, double* sums) {
@@ -74,18 +95,23 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
     constexpr int width = cache_line / sizeof(T);
     T a[2 * width], b[2 * width];
     for (int k = 0; k < 2 * width; ++k) a[k] = b[k] = -math::infinity<T>;
-    std::int64_t i = 0;
-    for (; i + 2 * width <= n; i += 2 * width)
+    auto window = [&](std::int64_t i) __attribute__((always_inline)) {
 #pragma omp simd
       for (int k = 0; k < 2 * width; ++k) {
         row_terms<T> r = terms(i + k, target<F>(t, i + k));
         a[k] = a[k] < r.a ? r.a : a[k];
         if constexpr (used > 1) b[k] = b[k] < r.b ? r.b : b[k];
       }
-    for (; i < n; ++i) {
-      row_terms<T> r = terms(i, target<F>(t, i));
-      a[0] = a[0] < r.a ? r.a : a[0];
-      if constexpr (used > 1) b[0] = b[0] < r.b ? r.b : b[0];
+    };
+    for (std::int64_t i = 0; i + 2 * width <= n; i += 2 * width) window(i);
+    if (n >= 2 * width) {
+      window(n - 2 * width);
+    } else {
+      for (std::int64_t i = 0; i < n; ++i) {
+        row_terms<T> r = terms(i, target<F>(t, i));
+        a[0] = a[0] < r.a ? r.a : a[0];
+        if constexpr (used > 1) b[0] = b[0] < r.b ? r.b : b[0];
+      }
     }
     for (int half = width; half > 0; half /= 2)
       for (int k = 0; k < half; ++k) {
@@ -97,13 +123,33 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
   } else {
     for (std::int64_t first = 0; first < n; first += sum_block) {
       std::int64_t last = first + sum_block < n ? first + sum_block : n;
+      if constexpr (Phase == F::first_phase_is_max) {  // what follows this row or block
+        prefetch(p + n + first, last - first);
+        if constexpr (!F::sparse) prefetch(t + n + first, last - first);
+      }
       T a = 0, b = 0, c = 0;
+      const std::int64_t whole = last - (last - first) % tail<T>::width;
 #pragma omp simd reduction(+ : a, b, c)
-      for (std::int64_t i = first; i < last; ++i) {
+      for (std::int64_t i = first; i < whole; ++i) {
         row_terms<T> r = terms(i, target<F>(t, i));
         a += r.a;
         if constexpr (used > 1) b += r.b;
         if constexpr (used > 2) c += r.c;
+      }
+      if (whole < last) {
+        tail<T> rest(F::sparse ? nullptr : t + whole, p + whole, nullptr, last - whole);
+        if constexpr (F::keeps && Phase > 1) rest.fill(kept + whole, rest.kept);
+        auto term = [&](int k) __attribute__((always_inline)) {
+          return terms_of<Phase>(f, F::sparse ? T(0) : rest.t[k], rest.p[k], rest.kept, k, stats);
+        };
+#pragma omp simd reduction(+ : a, b, c)
+        for (int k = 0; k < tail<T>::width; ++k) {
+          row_terms<T> r = term(k);
+          a += rest.counts[k] == 0 ? T(0) : r.a;
+          if constexpr (used > 1) b += rest.counts[k] == 0 ? T(0) : r.b;
+          if constexpr (used > 2) c += rest.counts[k] == 0 ? T(0) : r.c;
+        }
+        if constexpr (F::keeps && Phase == 1) rest.copy(rest.kept, kept + whole);
       }
       sums[0] += a;
       sums[1] += b;
@@ -162,11 +208,27 @@ void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T
   // The gradient may be written over p.
   const bool has_label = F::sparse && hot.position >= 0 && hot.position < n;
   const T of_label = has_label ? scale * at(hot.position, hot.value).d_pred : T(0);
+  const std::int64_t whole = n - n % tail<T>::width;
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) {
+  for (std::int64_t i = 0; i < whole; ++i) {
     gradient_terms<T> r = at(i, target<F>(t, i));
     if constexpr (Wants & wants_pred) d_pred[i] = scale * r.d_pred;
     if constexpr (Wants & wants_true) d_true[i] = scale * r.d_true;
+  }
+  if (whole < n) {
+    tail<T> rest(F::sparse ? nullptr : t + whole, p + whole, F::keeps ? kept + whole : nullptr,
+                 n - whole);
+    alignas(cache_line) T by_pred[tail<T>::width], by_true[tail<T>::width];
+    auto one = [&](int k) __attribute__((always_inline)) {
+      gradient_terms<T> r =
+          gradient_of(f, F::sparse ? T(0) : rest.t[k], rest.p[k], rest.kept, k, stats);
+      by_pred[k] = scale * r.d_pred;
+      by_true[k] = scale * r.d_true;
+    };
+#pragma omp simd
+    for (int k = 0; k < tail<T>::width; ++k) one(k);
+    if constexpr (Wants & wants_pred) rest.copy(by_pred, d_pred + whole);
+    if constexpr (Wants & wants_true) rest.copy(by_true, d_true + whole);
   }
   if (has_label) d_pred[hot.position] = of_label;
 }
