@@ -62,9 +62,7 @@ def check(
     call = Call(spec, t, p, options, reduction, weight, mask, upstream)
     scale = call.value_scale() if reduction else None
     assert_close(value, call.value(), dtype, scale=scale)
-    if (
-        shape[axis] == 1
-    ):  # the slopes of most losses vanish, and rounding is all that is left of them
+    if shape[axis] == 1:  # slopes vanish, and rounding is all that is left
         return
     gradients = (gradient,) if wrt == "y_pred" else gradient
     for ours, of in zip(gradients, ("y_pred", "y_true"), strict=False):
