@@ -88,7 +88,7 @@ def test_any_number_of_rows_is_the_oracles(
 
 
 @dtypes
-@pytest.mark.parametrize("shape", [(2, 5, 70), (3, 130, 16), (2, 4, 5, 7), (3, 200, 9, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 70), (1, 115, 16), (2, 4, 5, 7)], ids=str)
 @row_cases
 def test_class_axis_anywhere_is_the_oracles(
     spec: LossSpec, options: dict[str, Any], shape: Any, dtype: Any, rng: Any
