@@ -38,6 +38,8 @@ struct request {
   int loss = -1;                   // index into losses()
   std::vector<double> parameters;  // as losses()[loss].parameters names them
   std::int64_t rows = 0, cols = 0;
+  // How many neighbouring rows lie side by side in y_pred: the axes after the last of the columns.
+  std::int64_t inner_rows = 1;
   dtype compute = dtype::f32;  // f32 or f64: what losses are computed and values returned in
 
   view y_pred;                                // grid

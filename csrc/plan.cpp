@@ -185,6 +185,8 @@ fitted::fitted(const plan& p, const array& y_true, const array& y_pred)
   r.rows = product(rows_);
   r.cols = 1;
   for (int d : col_dims_) r.cols *= grid_[d];
+  for (int d : row_dims_)
+    if (d > col_dims_.back()) r.inner_rows *= grid_[d];
   if (r.cols == 0)
     throw argument_error("y_pred: the axes of the loss are empty, got shape " + text(grid_));
   r.compute = q.type == dtype::f64 ? dtype::f64 : dtype::f32;

@@ -28,6 +28,8 @@ struct format<float> {
   static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;  // n * ln2_hi is exact
   static constexpr float exp_min = -170.0f, exp_max = 170.0f;  // 2^n in two normal factors
   static constexpr float expm1_min = -64.0f, expm1_max = 88.0f;
+  static constexpr int relative_lift = 64;
+  static constexpr float relative_min = -104.0f;
   static constexpr int exp_terms = 7, cosh_terms = 5, log_terms = 5;
 };
 
@@ -43,6 +45,8 @@ struct format<double> {
   static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
   static constexpr double exp_min = -1400.0, exp_max = 1400.0;
   static constexpr double expm1_min = -64.0, expm1_max = 709.0;
+  static constexpr int relative_lift = 512;
+  static constexpr double relative_min = -746.0;
   static constexpr int exp_terms = 13, cosh_terms = 9, log_terms = 11;
 };
 
@@ -210,6 +214,37 @@ FASTLOSS_HD T exp_difference(T a, T b) {
   // Below, the power is zero, and the tail NaN if the difference is infinite.
   return exp(d, d > format<T>::exp_min ? tail : T(0));
 }
+
+// e^x for the entries x of a row, all of them times one factor, which brings that of the largest,
+// `peak`, near 2^relative_lift, so that none is subnormal. Rounding x - peak would cost |x - peak|
+// units, so it is not formed where it would be rounded: the power of two that is nearest to e^peak
+// is divided out instead. Where |peak| is large, x - peak is exact unless its power is zero.
+template <class T>
+struct relative_exponential {
+  T anchor, least, base;
+  FASTLOSS_HD relative_exponential() : anchor(0), least(0), base(0) {}
+  FASTLOSS_HD explicit relative_exponential(T peak) {
+    using F = format<T>;
+    anchor = abs(peak) < -2 * F::relative_min ? T(0) : peak;
+    T rest = peak - anchor;
+    least = rest + F::relative_min;
+    base =
+        ((rest * log2e + F::round_shift) - F::round_shift) - (F::relative_lift + F::exponent_bias);
+  }
+  FASTLOSS_HD T operator()(T x) const {
+    using F = format<T>;
+    T d = x - anchor;
+    T shifted = d * log2e + F::round_shift;  // its last bits are the integer nf
+    T nf = shifted - F::round_shift;
+    T r = (d - nf * F::ln2_hi) - nf * F::ln2_lo;
+    T m = T(1) + (r + r * r * exponential_series<2, F::exp_terms>(r));
+    T scale = bit_cast<T>(bit_cast<typename F::bits>(shifted - base) << F::mantissa_bits);
+    return d < least ? T(0) : m * scale;
+  }
+
+ private:
+  static constexpr T log2e = T(1.44269504088896340736);
+};
 
 template <class T>
 FASTLOSS_HD T expm1(T x) {

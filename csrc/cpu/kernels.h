@@ -10,16 +10,46 @@
 namespace fastloss::cpu {
 
 // What a caller wants beside the value; indexes the arrays of loops below.
+// Asks for memory that is read soon, so that it comes while something else is computed. The
+// processor does so by itself only along one stream. Need not lie inside of an array.
+template <class T>
+FASTLOSS_HD void prefetch(const T* at, std::int64_t n) {
+  constexpr std::int64_t line = 64 / sizeof(T);
+  for (std::int64_t i = 0; i < n; i += line)
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + i * std::int64_t(sizeof(T)), 0, 2);
+}
+
 enum wants { wants_value = 0, wants_pred = 1, wants_true = 2 };
 
 inline constexpr int max_phases = 3;
-inline constexpr int functor_bytes = 64, stats_bytes = 64;
+inline constexpr int functor_bytes = 64, stats_bytes = 96;
+inline constexpr int cache_line = 64;
+
+// The rows that are computed side by side, one in each lane of a few vectors.
+template <class T>
+inline constexpr int lanes = 256 / sizeof(T);
 
 // The position and value of the label of a sparse row; outside [0, n) there is none in this block.
 template <class T>
 struct one_hot {
   std::int64_t position;
   T value;
+};
+
+// Rows side by side: class c of row k is at [c * stride + k], for k in [0, lanes).
+template <class T>
+struct lane_block {
+  std::int64_t classes;
+  const T *t, *p;  // t: dense targets
+  std::int64_t t_stride, p_stride;
+  const std::int64_t* label;  // of sparse rows; a row with a negative one has none
+  const T* label_value;
+  T* kept;  // room for classes * lanes elements
+  // Multiply the losses and the gradients; a zero gives an exact zero.
+  const T *weight, *scale;
+  T* loss;
+  T *d_pred, *d_true;
+  std::int64_t d_pred_stride, d_true_stride;
 };
 
 template <class T>
@@ -31,20 +61,28 @@ struct loss_kernel {
                             T* d_pred, T* d_true, std::int64_t n);
   map_loop map[4] = {};
 
-  // row: combines the terms of a block into `sums` (double[3]).
+  // row: `accumulate` combines the terms of a block into `sums` (double[3]), and `summarize` makes
+  // the stats of a row that is one block. `kept` has room for what the functor keeps per element.
+  using row_summarize = void (*)(const void* functor, const T* t, one_hot<T> label, const T* p,
+                                 T* kept, std::int64_t n, void* stats);
   using row_accumulate = void (*)(const void* functor, const void* stats, const T* t,
-                                  one_hot<T> label, const T* p, std::int64_t n, double* sums);
+                                  one_hot<T> label, const T* p, T* kept, std::int64_t n,
+                                  double* sums);
   using row_finish = void (*)(const void* functor, const double* sums, void* stats);
   using row_gradient = void (*)(const void* functor, const void* stats, const T* t,
-                                one_hot<T> label, const T* p, T scale, T* d_pred, T* d_true,
-                                std::int64_t n);
+                                one_hot<T> label, const T* p, const T* kept, T scale, T* d_pred,
+                                T* d_true, std::int64_t n);
+  using row_lanes = void (*)(const void* functor, const lane_block<T>& rows);
+  row_summarize summarize = nullptr;
   row_accumulate accumulate[max_phases] = {};
   row_finish finish[max_phases] = {};
   T (*row_loss)(const void* functor, const void* stats) = nullptr;
   row_gradient gradient[4] = {};
+  row_lanes in_lanes[4] = {};
 
   int phases = 0;
   bool first_phase_is_max = false;
+  bool keeps = false;
   bool averages = false;
   bool label_signs = false;
 
@@ -69,11 +107,24 @@ struct ctc_loops {
   void (*softmax)(const T* x, std::int64_t n, ctc_frame<T> frame, T scale, T* share);
 };
 
+// Loops without a formula.
+template <class T>
+struct memory_loops {
+  // Sum of w[i] x[i] (of x[i] without w) in double; a zero weight hides any x.
+  double (*weighted_sum)(const T* x, const T* w, std::int64_t n);
+  bool (*all_zero_or_one)(const T* x, std::int64_t n);
+  bool (*all_below)(const std::int64_t* x, std::int64_t n, std::int64_t limit);  // and at least 0
+  // A copy that does not go through the caches; see end_of_writes in parallel.h.
+  void (*stream)(const T* from, std::int64_t n, T* to);
+  // `lanes` adjacent rows of n elements each, as [n][lanes], and back.
+  void (*to_lanes)(const T* rows, std::int64_t n, T* out);
+  void (*from_lanes)(const T* in, std::int64_t n, T* rows);
+};
+
 template <class T>
 struct kernel_set {
   loss_kernel<T> losses[all_losses::size];
-  // Sum of w[i] x[i] (of x[i] without w) in double; a zero weight hides any x.
-  double (*weighted_sum)(const T* x, const T* w, std::int64_t n);
+  memory_loops<T> memory;
   ctc_loops<T> ctc;
 };
 

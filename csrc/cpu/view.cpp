@@ -3,6 +3,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "core/half.h"
 
@@ -160,6 +161,18 @@ view coalesced(const view& v) {
   // A single element is a run of one: it then has an address like any other.
   if (out.axes.empty()) out.axes.push_back({1, item_size(v.type)});
   return out;
+}
+
+bool overlap(const view& a, const view& b) {
+  auto extent = [](const view& v) {
+    std::pair<const char*, const char*> ends{v.data, v.data + item_size(v.type)};
+    for (const axis& x : v.axes)
+      (x.stride < 0 ? ends.first : ends.second) += (x.size - 1) * x.stride;
+    return ends;
+  };
+  const auto [a_first, a_end] = extent(a);
+  const auto [b_first, b_end] = extent(b);
+  return a_first < b_end && b_first < a_end;
 }
 
 template <class T>

@@ -25,4 +25,7 @@ T* output(const view& v, std::int64_t first, std::int64_t n, T* scratch);
 template <class T>
 void store(const view& v, std::int64_t first, std::int64_t n, const T* block);
 
+// Whether two arrays may share memory, judged by their first and last bytes.
+bool overlap(const view& a, const view& b);
+
 }  // namespace fastloss::cpu

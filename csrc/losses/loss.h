@@ -9,7 +9,13 @@
 //
 // A region loss (Dice, IoU, Tversky) is a row loss whose row spans several axes.
 // A pairwise loss is a row loss over what one sample has in common with every other.
-// A sparse loss is a row loss whose target is the one-hot row of an integer label.
+// A sparse loss is a row loss whose target is the one-hot row of an integer label. Its phases
+// before `target_phase` do not look at the target; in the others, elements whose target is zero add
+// nothing.
+//
+// A row loss that sets `keeps` has keep(p, stats), which is computed once per element, in phase 1,
+// and handed to terms and gradient after p from then on: what is too expensive to be computed
+// twice.
 //
 // A loss with a `variant` has a cheaper functor, with the same parameters, for those that
 // `has_variant_for` accepts. It is chosen once per call, because a choice inside a loop would
@@ -44,7 +50,7 @@ struct gradient_terms {
 };
 
 // The numbers a row phase reduces, each by `+` (or a and b by `max`, in phase 0 of a functor that
-// sets `first_phase_is_max`).
+// sets `first_phase_is_max`). The functor's `terms_used` says how many of them each phase reduces.
 template <class T>
 struct row_terms {
   T a{}, b{}, c{};
@@ -69,6 +75,7 @@ struct row_loss : any_loss {
   static constexpr kind loss_kind = kind::row;
   static constexpr bool averages = false;
   static constexpr bool first_phase_is_max = false;
+  static constexpr bool keeps = false;
 };
 
 struct region_loss : row_loss {

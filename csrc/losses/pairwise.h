@@ -17,6 +17,7 @@ struct circle : pairwise_loss {
   static constexpr names parameters{"gamma", "margin"};
   static constexpr bool first_phase_is_max = true;
   static constexpr int phases = 2;
+  static constexpr int terms_used[] = {2, 2};
   struct stats {
     T positive_peak, negative_peak;    // the largest logits
     T positive_total, negative_total;  // sums of exp(logit - peak)

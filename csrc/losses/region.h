@@ -30,6 +30,7 @@ FASTLOSS_HD overlap_stats<T> overlap(T agreement, T disagreement) {
 template <class T>
 struct dice : region_loss {
   static constexpr auto name = "dice";
+  static constexpr int terms_used[] = {2};
   static constexpr names parameters{"epsilon", "smooth"};
   using stats = overlap_stats<T>;
   T epsilon, smooth;
@@ -51,6 +52,7 @@ struct dice : region_loss {
 template <class T>
 struct iou : region_loss {
   static constexpr auto name = "iou";
+  static constexpr int terms_used[] = {2};
   static constexpr names parameters{"smooth"};
   using stats = overlap_stats<T>;
   T smooth;
@@ -71,6 +73,7 @@ struct iou : region_loss {
 template <class T>
 struct tversky : region_loss {
   static constexpr auto name = "tversky";
+  static constexpr int terms_used[] = {3};
   static constexpr names parameters{"epsilon", "alpha", "beta"};
   using stats = overlap_stats<T>;
   T epsilon, alpha, beta;

@@ -20,9 +20,10 @@ namespace fastloss {
 
 template <class T>
 struct class_stats {
-  T peak, rest, total, inverse_total;
-  T log_total;   // softmax only: log sum exp(x - peak)
-  T mass, loss;  // sum t (-q f'(q)), sum t f(q)
+  T peak, rest, total, inverse;               // inverse = 1 / total
+  T log_total;                                // softmax only: log sum exp(x - peak)
+  math::relative_exponential<T> exponential;  // softmax only
+  T mass, loss;                               // sum t (-q f'(q)), sum t f(q)
 };
 
 template <class T>
@@ -31,44 +32,50 @@ struct class_position {
   T gate;                          // 0 where a clip stops the gradient, else 1
 };
 
-// q = softmax(x); entries are exp(x - max x)
+// q = softmax(x); entries are exp(x), all times one factor
 template <class T>
 struct softmax_row {
+  static constexpr bool keeps = true;
   FASTLOSS_HD explicit softmax_row(const double*) {}
   FASTLOSS_HD T key(T x) const { return x; }
-  FASTLOSS_HD T entry(T x, T peak) const { return math::exp_difference(x, peak); }
-  FASTLOSS_HD void finish(T, T rest, class_stats<T>& s) const {
-    s.rest = rest;
-    s.total = 1 + rest;
-    s.inverse_total = 1 / s.total;
-    s.log_total = math::log1p(rest);
+  FASTLOSS_HD void start(class_stats<T>& s) const {
+    s.exponential = math::relative_exponential<T>(s.peak);
   }
-  FASTLOSS_HD class_position<T> at(T x, const class_stats<T>& s) const {
-    T share = entry(x, s.peak) * s.inverse_total;
-    return {share, x == s.peak ? s.rest * s.inverse_total : 1 - share, (s.peak - x) + s.log_total,
-            T(1)};
+  FASTLOSS_HD T entry(T x, const class_stats<T>& s) const { return s.exponential(x); }
+  FASTLOSS_HD void finish(T peak, T rest, class_stats<T>& s) const {
+    s.rest = rest;
+    s.total = peak + rest;
+    s.inverse = 1 / s.total;
+    s.log_total = math::log1p(rest / peak);
+  }
+  FASTLOSS_HD class_position<T> at(T x, T e, const class_stats<T>& s) const {
+    T share = e * s.inverse;
+    return {share, x == s.peak ? s.rest * s.inverse : 1 - share, (s.peak - x) + s.log_total, T(1)};
   }
   FASTLOSS_HD T slope(T, T own, const class_position<T>& q, const class_stats<T>& s) const {
-    return q.share * (s.mass - own) - own * q.complement;
+    T others = q.share * (s.mass - own);
+    return own == 0 ? others : others - own * q.complement;
   }
 };
 
 // q = p / sum p
 template <class T>
 struct normalized_row {
+  static constexpr bool keeps = false;
+  FASTLOSS_HD void start(class_stats<T>&) const {}
   FASTLOSS_HD void finish(T peak, T rest, class_stats<T>& s) const {
     s.rest = rest;
     s.total = peak + rest;
-    s.inverse_total = 1 / s.total;
+    s.inverse = 1 / s.total;
   }
-  FASTLOSS_HD class_position<T> at(T e, const class_stats<T>& s) const {
-    T share = math::max(e, T(0)) * s.inverse_total;
-    T complement = e == s.peak ? s.rest * s.inverse_total : 1 - share;
+  FASTLOSS_HD class_position<T> position(T e, const class_stats<T>& s) const {
+    T share = math::max(e, T(0)) * s.inverse;
+    T complement = e == s.peak ? s.rest * s.inverse : 1 - share;
     return {share, complement, -math::log_of_share(share, complement), T(1)};
   }
   FASTLOSS_HD T slope(T e, T own, const class_stats<T>& s) const {
     T others = e == s.peak ? s.rest : s.total - e;
-    return ((s.mass - own) - (own == 0 ? T(0) : own * (others / e))) * s.inverse_total;
+    return ((s.mass - own) - (own == 0 ? T(0) : own * (others / e))) * s.inverse;
   }
 };
 
@@ -82,9 +89,9 @@ struct probability_row : normalized_row<T> {
         least_log(-math::log(high)),
         most_log(-math::log(low)) {}
   FASTLOSS_HD T key(T p) const { return p; }
-  FASTLOSS_HD T entry(T p, T) const { return p; }
-  FASTLOSS_HD class_position<T> at(T p, const class_stats<T>& s) const {
-    class_position<T> q = normalized_row<T>::at(p, s);
+  FASTLOSS_HD T entry(T p, const class_stats<T>&) const { return p; }
+  FASTLOSS_HD class_position<T> at(T, T e, const class_stats<T>& s) const {
+    class_position<T> q = normalized_row<T>::position(e, s);
     q.gate = q.share < low ? T(0) : (q.share > high ? T(0) : T(1));
     q.complement = math::clamp(q.complement, 1 - high, 1 - low);
     q.minus_log = math::clamp(q.minus_log, least_log, most_log);
@@ -101,9 +108,9 @@ struct clipped_row : normalized_row<T> {
   T low, high;
   FASTLOSS_HD explicit clipped_row(const double* q) : low(T(q[0])), high(T(1) - T(q[0])) {}
   FASTLOSS_HD T key(T p) const { return math::clamp(p, low, high); }
-  FASTLOSS_HD T entry(T p, T) const { return key(p); }
-  FASTLOSS_HD class_position<T> at(T p, const class_stats<T>& s) const {
-    return normalized_row<T>::at(key(p), s);
+  FASTLOSS_HD T entry(T p, const class_stats<T>&) const { return key(p); }
+  FASTLOSS_HD class_position<T> at(T, T e, const class_stats<T>& s) const {
+    return normalized_row<T>::position(e, s);
   }
   FASTLOSS_HD T slope(T p, T own, const class_position<T>&, const class_stats<T>& s) const {
     return p < low || p > high ? T(0) : normalized_row<T>::slope(p, own, s);
@@ -141,26 +148,33 @@ template <class T, class Row, class Term>
 struct class_loss : row_loss {
   static constexpr bool first_phase_is_max = true;
   static constexpr int phases = 3;
+  static constexpr int terms_used[] = {1, 2, 2};
+  static constexpr int target_phase = 2;
+  static constexpr bool keeps = Row::keeps;
   using stats = class_stats<T>;
   Row row;
   Term term;
   FASTLOSS_HD class_loss(const double* row_parameters, const double* term_parameters)
       : row(row_parameters), term(term_parameters) {}
 
-  FASTLOSS_HD row_terms<T> terms(phase<0>, T, T p, const stats&) const { return {row.key(p)}; }
-  FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const { s.peak = r.a; }
+  FASTLOSS_HD row_terms<T> terms(phase<0>, T, T p, T, const stats&) const { return {row.key(p)}; }
+  FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const {
+    s.peak = r.a;
+    row.start(s);
+  }
 
-  FASTLOSS_HD row_terms<T> terms(phase<1>, T, T p, const stats& s) const {
+  FASTLOSS_HD T keep(T p, const stats& s) const { return row.entry(p, s); }
+  FASTLOSS_HD row_terms<T> terms(phase<1>, T, T p, T entry, const stats& s) const {
     bool is_peak = row.key(p) == s.peak;
-    return {is_peak ? T(0) : row.entry(p, s.peak), is_peak ? T(1) : T(0)};
+    return {is_peak ? T(0) : entry, is_peak ? T(1) : T(0)};
   }
   FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
-    T peak = row.entry(s.peak, s.peak);
+    T peak = row.entry(s.peak, s);
     row.finish(peak, r.a + peak * (r.b - 1), s);
   }
 
-  FASTLOSS_HD row_terms<T> terms(phase<2>, T t, T p, const stats& s) const {
-    class_position<T> q = row.at(p, s);
+  FASTLOSS_HD row_terms<T> terms(phase<2>, T t, T p, T entry, const stats& s) const {
+    class_position<T> q = row.at(p, entry, s);
     class_term<T> f = term(q);
     return {t == 0 ? T(0) : t * q.gate * f.pull, t == 0 ? T(0) : t * f.value};
   }
@@ -169,11 +183,19 @@ struct class_loss : row_loss {
     s.loss = r.b;
   }
 
+  template <int I>
+  FASTLOSS_HD row_terms<T> terms(phase<I> i, T t, T p, const stats& s) const {
+    return terms(i, t, p, keep(p, s), s);
+  }
+  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats& s) const {
+    return gradient(t, p, keep(p, s), s);
+  }
+
   FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
   // The own class is kept apart from the sum over classes, so that the two cancel exactly when the
   // target is one-hot.
-  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats& s) const {
-    class_position<T> q = row.at(p, s);
+  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, T entry, const stats& s) const {
+    class_position<T> q = row.at(p, entry, s);
     class_term<T> f = term(q);
     T own = t == 0 ? T(0) : t * q.gate * f.pull;
     return {row.slope(p, own, q, s), f.value};
@@ -248,6 +270,8 @@ struct categorical_generalized_cross_entropy : row_loss {
   static constexpr names parameters{"epsilon", "q"};
   static constexpr bool sparse = true;
   static constexpr int phases = 1;
+  static constexpr int terms_used[] = {1};
+  static constexpr int target_phase = 0;
   struct stats {
     T loss;
   };
@@ -270,6 +294,7 @@ struct categorical_hinge : row_loss {
   static constexpr auto name = "categorical_hinge";
   static constexpr bool first_phase_is_max = true;
   static constexpr int phases = 2;
+  static constexpr int terms_used[] = {1, 2};
   struct stats {
     T negative, positive, ties;
   };
@@ -300,6 +325,7 @@ struct cosine_similarity : row_loss {
   static constexpr names parameters{"epsilon"};
   static constexpr bool first_phase_is_max = true;
   static constexpr int phases = 2;
+  static constexpr int terms_used[] = {2, 3};
   struct stats {
     T true_scale, pred_scale;  // 1 / (largest entry), then min(1 / |x|, 1 / epsilon)
     T cosine, along_true, along_pred;

@@ -1,0 +1,264 @@
+// Losses of rows, many rows at once, each in a vector lane: for rows that are too short to fill
+// vectors, and for classes that do not lie side by side in memory because their axis is not the
+// last.
+#include <algorithm>
+#include <cstdlib>
+
+#include "cpu/call.h"
+#include "cpu/parallel.h"
+#include "cpu/scratch.h"
+
+namespace fastloss::cpu {
+
+using std::int64_t;
+
+namespace {
+
+// Columns up to which rows are faster in lanes although they have to be transposed.
+constexpr int64_t short_row = 112;
+
+// Columns up to which lanes are used where rows lie side by side: their blocks stay in the L2
+// cache.
+constexpr int64_t tall_column = 4096;
+
+// An array of lanes in memory: class c of lane k at [c * stride + k].
+template <class T>
+struct lane_array {
+  T* data;
+  int64_t stride;
+};
+
+// The grid as lanes.
+template <class T>
+class lane_view {
+ public:
+  lane_view(const view& grid, int64_t rows) : all_(coalesced(grid)) {
+    view row_axes{grid.data, grid.type, {}}, col_axes{grid.data, grid.type, {}};
+    int64_t product = 1;
+    for (const axis& a : grid.axes) {
+      (product < rows ? row_axes : col_axes).axes.push_back(a);
+      product *= a.size;
+    }
+    rows_ = coalesced(row_axes);
+    cols_ = coalesced(col_axes);
+    for (const axis& a : cols_.axes) cols_size_ *= a.size;
+    rows_are_adjacent_ =
+        std::abs(rows_.axes.back().stride) < std::abs(cols_.axes.back().stride) || cols_size_ == 1;
+  }
+
+  // The rows [row, row + n) where they are, if they lie side by side; otherwise no data.
+  lane_array<T> in_place(int64_t row, int64_t n) const {
+    const int64_t stride = cols_.axes[0].stride;
+    if (n < lanes<T> || cols_.axes.size() > 1 || stride % int64_t(sizeof(T)) != 0)
+      return {nullptr, 0};
+    T none;
+    T* at = output(rows_, row, n, &none);
+    if (at == &none) return {nullptr, 0};
+    return {at, stride / int64_t(sizeof(T))};
+  }
+
+  lane_array<const T> load(int64_t row, int64_t n, T* scratch, const memory_loops<T>& loops) const {
+    if (const auto here = in_place(row, n); here.data) return {here.data, here.stride};
+    if (rows_are_adjacent_) {
+      view rows = rows_;
+      for (int64_t c = 0; c < cols_size_; ++c) {
+        rows.data = rows_.data + offset(c);
+        T* to = scratch + c * lanes<T>;
+        const T* from = cpu::load(rows, row, n, to);
+        if (from != to) std::copy_n(from, n, to);
+        std::fill_n(to + n, lanes<T> - n, T(0));
+      }
+    } else {
+      T* rows = thread_scratch<T>(scratch_use::rows, cols_size_ * lanes<T>);
+      const T* from = cpu::load(all_, row * cols_size_, n * cols_size_, rows);
+      if (n < lanes<T>) {
+        if (from != rows) std::copy_n(from, n * cols_size_, rows);
+        std::fill_n(rows + n * cols_size_, (lanes<T> - n) * cols_size_, T(0));
+        from = rows;
+      }
+      loops.to_lanes(from, cols_size_, scratch);
+      if (from != rows) prefetch(from + n * cols_size_, n * cols_size_);
+    }
+    return {scratch, lanes<T>};
+  }
+
+  void store(int64_t row, int64_t n, const T* scratch, const memory_loops<T>& loops,
+             bool streams) const {
+    if (rows_are_adjacent_) {
+      view rows = rows_;
+      for (int64_t c = 0; c < cols_size_; ++c) {
+        rows.data = rows_.data + offset(c);
+        const T* from = scratch + c * lanes<T>;
+        T none, *to = streams ? output(rows, row, n, &none) : &none;
+        if (to != &none)
+          loops.stream(from, n, to);
+        else
+          cpu::store(rows, row, n, from);
+      }
+    } else {
+      T* rows = thread_scratch<T>(scratch_use::rows, cols_size_ * lanes<T>);
+      T* to = output(all_, row * cols_size_, n * cols_size_, rows);
+      T* whole = n < lanes<T> || streams ? rows : to;
+      loops.from_lanes(scratch, cols_size_, whole);
+      if (to == rows)
+        cpu::store(all_, row * cols_size_, n * cols_size_, rows);
+      else if (whole != to)
+        streams ? loops.stream(rows, n * cols_size_, to)
+                : void(std::copy_n(rows, n * cols_size_, to));
+    }
+  }
+
+ private:
+  int64_t offset(int64_t c) const {
+    int64_t bytes = 0;
+    for (std::size_t d = cols_.axes.size(); d-- > 0; c /= cols_.axes[d].size)
+      bytes += c % cols_.axes[d].size * cols_.axes[d].stride;
+    return bytes;
+  }
+  view all_, rows_, cols_;
+  int64_t cols_size_ = 1;
+  bool rows_are_adjacent_ = false;
+};
+
+}  // namespace
+
+template <class T>
+bool call<T>::fits_lanes() const {
+  if (r_.rows < lanes<T> / 4) return false;
+  return r_.cols <= short_row || (r_.inner_rows >= lanes<T> / 4 && r_.cols <= tall_column);
+}
+
+template <class T>
+struct call<T>::lane_weights {
+  alignas(cache_line) T weight[lanes<T>], scale[lanes<T>], label_value[lanes<T>];
+  int64_t label[lanes<T>];
+};
+
+template <class T>
+double call<T>::run_lanes(double norm) const {
+  const int64_t tasks = (r_.rows + lanes<T> - 1) / lanes<T>;
+  std::vector<double> partial(tasks);
+  const lane_view<T> t_lanes(info_.sparse ? r_.y_pred : r_.y_true, r_.rows),
+      p_lanes(r_.y_pred, r_.rows);
+  std::optional<lane_view<T>> d_pred_lanes, d_true_lanes;
+  if (grad_pred_) d_pred_lanes.emplace(*r_.grad_pred, r_.rows);
+  if (grad_true_) d_true_lanes.emplace(*r_.grad_true, r_.rows);
+  std::vector<T> class_weight(class_weight_ ? r_.cols : 0);
+  if (class_weight_)
+    for (int64_t c = 0; c < r_.cols; ++c) {
+      T scratch;
+      class_weight[c] = *load(*class_weight_, c, 1, &scratch);
+    }
+
+  lane_weights plain;
+  std::fill_n(plain.weight, lanes<T>, T(1));
+  std::fill_n(plain.scale, lanes<T>, T(norm * r_.upstream));
+
+  parallel_for(tasks, threads_, [&](int64_t i) {
+    const int64_t row = i * lanes<T>, n = std::min<int64_t>(lanes<T>, r_.rows - row);
+    const int64_t size = r_.cols * lanes<T>;
+    const memory_loops<T>& loops = set_.memory;
+    alignas(cache_line) T loss[lanes<T>];
+    lane_block<T> rows{};
+    rows.classes = r_.cols;
+    lane_weights own;
+    weigh_lanes(row, n, plain, own, rows);
+    rows.loss = loss;
+    rows.kept = thread_scratch<T>(scratch_use::kept, kernel_.keeps ? size : 0);
+
+    const auto p = p_lanes.load(row, n, thread_scratch<T>(scratch_use::pred, size), loops);
+    rows.p = p.data;
+    rows.p_stride = p.stride;
+    if (!info_.sparse) {
+      T* scratch = thread_scratch<T>(scratch_use::target, size);
+      auto t = t_lanes.load(row, n, scratch, loops);
+      if (transforms_target()) {
+        const T by = T(target_scale_), shift = T(target_shift_);
+        for (int64_t c = 0; c < r_.cols; ++c)
+          for (int k = 0; k < lanes<T>; ++k) {
+            const T x = t.data[c * t.stride + k] * by + shift;
+            scratch[c * lanes<T> + k] = class_weight_ ? x * class_weight[c] : x;
+          }
+        t = {scratch, lanes<T>};
+      }
+      rows.t = t.data;
+      rows.t_stride = t.stride;
+    }
+    auto begin = [&](const std::optional<lane_view<T>>& out, scratch_use use) {
+      if (!out) return lane_array<T>{nullptr, 0};
+      const lane_array<T> here = streams_ ? lane_array<T>{nullptr, 0} : out->in_place(row, n);
+      return here.data ? here : lane_array<T>{thread_scratch<T>(use, size), lanes<T>};
+    };
+    const lane_array<T> d_pred = begin(d_pred_lanes, scratch_use::d_pred),
+                        d_true = begin(d_true_lanes, scratch_use::d_true);
+    rows.d_pred = d_pred.data;
+    rows.d_pred_stride = d_pred.stride;
+    rows.d_true = d_true.data;
+    rows.d_true_stride = d_true.stride;
+
+    kernel_.in_lanes[wants_](functor_, rows);
+
+    if (d_true.data && transforms_target())
+      for (int64_t c = 0; c < r_.cols; ++c) {
+        const T by = T(target_scale_);
+        T* x = d_true.data + c * d_true.stride;
+        for (int k = 0; k < lanes<T>; ++k)
+          x[k] = class_weight_ ? x[k] * by * class_weight[c] : x[k] * by;
+      }
+    auto end = [&](const std::optional<lane_view<T>>& out, scratch_use use, const T* data) {
+      if (out && data == thread_scratch<T>(use, size)) out->store(row, n, data, loops, streams_);
+    };
+    end(d_pred_lanes, scratch_use::d_pred, d_pred.data);
+    end(d_true_lanes, scratch_use::d_true, d_true.data);
+
+    if (r_.reduce == reduction::none)
+      store(*values_, row, n, loss);
+    else
+      partial[i] = loops.weighted_sum(loss, nullptr, n);
+  });
+  return sum_in_order(partial);
+}
+
+// The weight, gradient scale and label of each lane. A row that does not count, or is none, gets a
+// weight and scale of zero and no label. `plain` holds what rows without weights have.
+template <class T>
+void call<T>::weigh_lanes(int64_t row, int64_t n, const lane_weights& plain, lane_weights& own,
+                          lane_block<T>& rows) const {
+  const bool even = weights_.empty() && !upstream_ && !r_.ignore_class && n == lanes<T>;
+  if (!even) {
+    weights_.rows(row, n, own.weight);
+    std::fill_n(own.weight + n, lanes<T> - n, T(0));
+  }
+  rows.label_value = plain.weight;
+  if (info_.sparse) {
+    rows.label = load(t_, row, n, own.label);
+    if (!even) {
+      for (int64_t k = 0; k < lanes<T>; ++k) {
+        if (k < n && r_.ignore_class && rows.label[k] == *r_.ignore_class) own.weight[k] = 0;
+        own.label[k] = own.weight[k] == 0 ? -1 : rows.label[k];
+      }
+      rows.label = own.label;
+    }
+    if (class_weight_) {
+      for (int k = 0; k < lanes<T>; ++k)
+        if (rows.label[k] >= 0)
+          own.label_value[k] = *load(*class_weight_, rows.label[k], 1, &own.label_value[k]);
+      rows.label_value = own.label_value;
+    }
+  }
+  rows.weight = even ? plain.weight : own.weight;
+  rows.scale = even ? plain.scale : own.scale;
+  if (even) return;
+  for (int k = 0; k < lanes<T>; ++k) own.scale[k] = plain.scale[0] * own.weight[k];
+  if (upstream_) {
+    T scratch[lanes<T>];
+    const T* upstream = load(*upstream_, row, n, scratch);
+    for (int64_t k = 0; k < n; ++k)
+      own.scale[k] = own.weight[k] == 0 ? T(0) : own.scale[k] * upstream[k];
+  }
+}
+
+template class call<float>;
+template class call<double>;
+
+}  // namespace fastloss::cpu

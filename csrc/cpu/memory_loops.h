@@ -1,0 +1,220 @@
+// Loops that know no formula. Part of kernels.cpp, so compiled once per instruction set.
+#pragma once
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include <cstring>
+#include <utility>
+
+#include "cpu/kernels.h"
+
+namespace fastloss::cpu {
+namespace {
+
+// Independent double sums: the same bits whatever the vector width. Many, because additions to one
+// register wait for each other.
+template <class T>
+double weighted_sum(const T* x, const T* w, std::int64_t n) {
+  constexpr int width = 32;
+  double sums[width] = {};
+  std::int64_t i = 0;
+  if (w) {
+    for (; i + width <= n; i += width)
+#pragma omp simd
+      for (int k = 0; k < width; ++k)
+        sums[k] += w[i + k] == 0 ? 0.0 : double(x[i + k]) * double(w[i + k]);
+    for (; i < n; ++i) sums[i % width] += w[i] == 0 ? 0.0 : double(x[i]) * double(w[i]);
+  } else {
+    for (; i + width <= n; i += width)
+#pragma omp simd
+      for (int k = 0; k < width; ++k) sums[k] += double(x[i + k]);
+    for (; i < n; ++i) sums[i % width] += double(x[i]);
+  }
+  for (int half = width / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
+  return sums[0];
+}
+
+template <class T>
+bool all_zero_or_one(const T* x, std::int64_t n) {
+  T others = 0;
+#pragma omp simd reduction(+ : others)
+  for (std::int64_t i = 0; i < n; ++i) others += x[i] == T(0) ? T(0) : (x[i] == T(1) ? T(0) : T(1));
+  return others == 0;
+}
+
+inline bool all_below(const std::int64_t* x, std::int64_t n, std::int64_t limit) {
+  std::int64_t others = 0;
+#pragma omp simd reduction(+ : others)
+  for (std::int64_t i = 0; i < n; ++i)
+    others += (x[i] < 0 ? std::int64_t(1) : std::int64_t(0)) +
+              (x[i] >= limit ? std::int64_t(1) : std::int64_t(0));
+  return others == 0;
+}
+
+// Lines that are not whole are written as usual.
+template <class T>
+void stream(const T* from, std::int64_t n, T* to) {
+  std::int64_t i = 0;
+#if defined(__SSE2__)
+#if defined(__AVX512F__)
+  using packet = __m512i;
+  auto write = [](void* at, packet x) __attribute__((always_inline)) {
+    _mm512_stream_si512(static_cast<packet*>(at), x);
+  };
+#elif defined(__AVX2__)
+  using packet = __m256i;
+  auto write = [](void* at, packet x) __attribute__((always_inline)) {
+    _mm256_stream_si256(static_cast<packet*>(at), x);
+  };
+#else
+  using packet = __m128i;
+  auto write = [](void* at, packet x) __attribute__((always_inline)) {
+    _mm_stream_si128(static_cast<packet*>(at), x);
+  };
+#endif
+  constexpr std::int64_t line = cache_line / sizeof(T), step = sizeof(packet) / sizeof(T);
+  while (i < n && reinterpret_cast<std::uintptr_t>(to + i) % cache_line != 0) to[i] = from[i], ++i;
+  for (; i + line <= n; i += line)
+    for (std::int64_t k = 0; k < line; k += step) {
+      packet x;
+      std::memcpy(&x, from + i + k, sizeof x);
+      write(to + i + k, x);
+    }
+#endif
+  for (; i < n; ++i) to[i] = from[i];
+}
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define FASTLOSS_SHUFFLES
+#endif
+#endif
+
+#if defined(FASTLOSS_SHUFFLES)
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+template <class T, int N>
+struct packet_of {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T, int N>
+using packet = typename packet_of<T, N>::type;
+
+// Four adjacent numbers from each of N / 4 places that are `step` apart.
+template <class T, int N, int... I>
+FASTLOSS_HD packet<T, N> load_quads(const T* from, std::int64_t step,
+                                    std::integer_sequence<int, I...>) {
+  if constexpr (N == 4) {
+    packet<T, 4> x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+  } else {
+    using half = std::make_integer_sequence<int, N / 2>;
+    return __builtin_shufflevector(load_quads<T, N / 2>(from, step, half{}),
+                                   load_quads<T, N / 2>(from + N / 8 * step, step, half{}), I...);
+  }
+}
+template <class T, int N, int... I>
+FASTLOSS_HD void store_quads(packet<T, N> x, T* to, std::int64_t step,
+                             std::integer_sequence<int, I...>) {
+  if constexpr (N == 4) {
+    std::memcpy(to, &x, sizeof x);
+  } else {
+    using half = std::make_integer_sequence<int, N / 4>;
+    store_quads<T, N / 2>(__builtin_shufflevector(x, x, I...), to, step, half{});
+    store_quads<T, N / 2>(__builtin_shufflevector(x, x, (N / 2 + I)...), to + N / 8 * step, step,
+                          half{});
+  }
+}
+
+// In each group of four: a0 b0 a1 b1 (First = 0) or a2 b2 a3 b3 (First = 2).
+template <int First, class P, int... I>
+FASTLOSS_HD P interleave(P a, P b, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(a, b, (I / 4 * 4 + First + I % 4 / 2 + I % 2 * n)...);
+}
+// In each group of four: a0 a1 b0 b1 (First = 0) or a2 a3 b2 b3 (First = 2).
+template <int First, class P, int... I>
+FASTLOSS_HD P join(P a, P b, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(a, b, (I / 4 * 4 + First + I % 2 + I % 4 / 2 * n)...);
+}
+
+// Each group of four of the four packets as a matrix that is transposed.
+template <class P, class Indices>
+FASTLOSS_HD void transpose_quads(P (&x)[4], Indices all) {
+  const P ab_low = interleave<0>(x[0], x[1], all), ab_high = interleave<2>(x[0], x[1], all);
+  const P cd_low = interleave<0>(x[2], x[3], all), cd_high = interleave<2>(x[2], x[3], all);
+  x[0] = join<0>(ab_low, cd_low, all);
+  x[1] = join<2>(ab_low, cd_low, all);
+  x[2] = join<0>(ab_high, cd_high, all);
+  x[3] = join<2>(ab_high, cd_high, all);
+}
+
+// Calls body(first column) so that blocks of four columns cover all n >= 4; the last two may
+// overlap.
+template <class Body>
+FASTLOSS_HD void for_each_four(std::int64_t n, Body body) {
+  for (std::int64_t c = 0; c + 4 < n; c += 4) body(c);
+  body(n - 4);
+}
+#endif
+
+template <class T>
+void to_lanes(const T* rows, std::int64_t n, T* out) {
+#if defined(FASTLOSS_SHUFFLES)
+  constexpr int width = vector_bytes / sizeof(T) < 4 ? 4 : vector_bytes / sizeof(T);
+  constexpr std::make_integer_sequence<int, width> all{};
+  if (n >= 4)
+    return for_each_four(n, [&](std::int64_t c) __attribute__((always_inline)) {
+#pragma GCC unroll 1
+      for (int k = 0; k < lanes<T>; k += width) {
+        packet<T, width> x[4];
+        for (int j = 0; j < 4; ++j) x[j] = load_quads<T, width>(rows + (k + j) * n + c, 4 * n, all);
+        transpose_quads(x, all);
+        for (int j = 0; j < 4; ++j) std::memcpy(out + (c + j) * lanes<T> + k, &x[j], sizeof x[j]);
+      }
+    });
+#endif
+  for (int k = 0; k < lanes<T>; ++k)
+    for (std::int64_t c = 0; c < n; ++c) out[c * lanes<T> + k] = rows[k * n + c];
+}
+
+template <class T>
+void from_lanes(const T* in, std::int64_t n, T* rows) {
+#if defined(FASTLOSS_SHUFFLES)
+  constexpr int width = vector_bytes / sizeof(T) < 4 ? 4 : vector_bytes / sizeof(T);
+  constexpr std::make_integer_sequence<int, width> all{};
+  constexpr std::make_integer_sequence<int, width / 2> half{};
+  if (n >= 4)
+    return for_each_four(n, [&](std::int64_t c) __attribute__((always_inline)) {
+#pragma GCC unroll 1
+      for (int k = 0; k < lanes<T>; k += width) {
+        packet<T, width> x[4];
+        for (int j = 0; j < 4; ++j) std::memcpy(&x[j], in + (c + j) * lanes<T> + k, sizeof x[j]);
+        transpose_quads(x, all);
+        for (int j = 0; j < 4; ++j)
+          store_quads<T, width>(x[j], rows + (k + j) * n + c, 4 * n, half);
+      }
+    });
+#endif
+  for (int k = 0; k < lanes<T>; ++k)
+    for (std::int64_t c = 0; c < n; ++c) rows[k * n + c] = in[c * lanes<T> + k];
+}
+
+template <class T>
+memory_loops<T> make_memory_loops() {
+  return {weighted_sum<T>, all_zero_or_one<T>, all_below, stream<T>, to_lanes<T>, from_lanes<T>};
+}
+
+}  // namespace
+}  // namespace fastloss::cpu

@@ -1,0 +1,183 @@
+// Losses of rows, one row after the other, with the elements of a row in vector lanes.
+#include <limits>
+
+#include "cpu/call.h"
+#include "cpu/parallel.h"
+#include "cpu/scratch.h"
+
+namespace fastloss::cpu {
+
+using std::int64_t;
+
+namespace {
+
+// Columns up to which a row is summarized by one call: what is read again stays in the L2 cache.
+constexpr int64_t long_row = 65536;
+
+}  // namespace
+
+template <class T>
+struct call<T>::row_state {
+  alignas(16) unsigned char stats[stats_bytes] = {};
+  one_hot<T> label{-1, T(1)};
+  T weight = 1, scale = 1;
+};
+
+template <class T>
+double call<T>::run_rows(double norm) const {
+  const int64_t blocks = (r_.cols + block - 1) / block;
+  const int64_t keeps = kernel_.keeps ? r_.cols : 0;
+  if (r_.cols > long_row) {
+    // Threads share every row: their parts of it stay in their caches.
+    std::vector<T> kept(keeps);
+    double sum = 0;
+    for (int64_t row = 0; row < r_.rows; ++row)
+      sum +=
+          run_row(row, norm, kept.data(), [&](auto body) { parallel_for(blocks, threads_, body); });
+    return sum;
+  }
+  const int64_t rows_per_task = std::max<int64_t>(1, 2 * block / r_.cols);
+  const int64_t tasks = (r_.rows + rows_per_task - 1) / rows_per_task;
+  std::vector<double> partial(tasks);
+  parallel_for(tasks, threads_, [&](int64_t i) {
+    const int64_t end = std::min(r_.rows, (i + 1) * rows_per_task);
+    T* kept = thread_scratch<T>(scratch_use::kept, keeps);
+    for (int64_t row = i * rows_per_task; row < end; ++row)
+      partial[i] += run_row(row, norm, kept, [&](auto body) {
+        for (int64_t b = 0; b < blocks; ++b) body(b);
+      });
+  });
+  return sum_in_order(partial);
+}
+
+// One row, its blocks run by `for_each_block`; returns its weighted loss. `kept` has room for what
+// the functor keeps of every element.
+template <class T>
+template <class ForEachBlock>
+double call<T>::run_row(int64_t row, double norm, T* kept, ForEachBlock for_each_block) const {
+  auto block_at = [&](int64_t b) {
+    return tile{row, 1, b * block, std::min(block, r_.cols - b * block)};
+  };
+  row_state s;
+  const bool counts = prepare(row, norm, s);
+  T loss = 0;
+  if (counts) {
+    if (r_.cols > long_row)
+      reduce_by_blocks(row, s, kept, for_each_block);
+    else
+      reduce_at_once(row, s, kept);
+    loss = s.weight * kernel_.row_loss(functor_, s.stats);
+  }
+  if (r_.reduce == reduction::none) store(*values_, row, 1, &loss);
+  if (wants_)
+    for_each_block([&](int64_t b) {
+      if (counts && s.scale != 0)
+        gradient(block_at(b), s, kept + (kernel_.keeps ? b * block : 0));
+      else
+        zero_gradient(block_at(b));
+    });
+  return loss;
+}
+
+template <class T>
+template <class ForEachBlock>
+void call<T>::reduce_by_blocks(int64_t row, row_state& s, T* kept,
+                               ForEachBlock for_each_block) const {
+  struct sums_of_block {
+    double v[3];
+  };
+  std::vector<sums_of_block> parts((r_.cols + block - 1) / block);
+  for (int phase = 0; phase < kernel_.phases; ++phase) {
+    const bool is_max = phase == 0 && kernel_.first_phase_is_max;
+    const double start = is_max ? -std::numeric_limits<double>::infinity() : 0;
+    for_each_block([&](int64_t b) {
+      const int64_t col = b * block;
+      parts[b] = {{start, start, start}};
+      accumulate(phase, {row, 1, col, std::min(block, r_.cols - col)}, s,
+                 kept + (kernel_.keeps ? col : 0), parts[b].v);
+    });
+    double sums[3] = {start, start, start};
+    for (const sums_of_block& part : parts)
+      for (int k = 0; k < 3; ++k)
+        sums[k] = is_max ? std::max(sums[k], part.v[k]) : sums[k] + part.v[k];
+    kernel_.finish[phase](functor_, sums, s.stats);
+  }
+}
+
+template <class T>
+void call<T>::reduce_at_once(int64_t row, row_state& s, T* kept) const {
+  const int64_t first = row * r_.cols;
+  const T* p = load(p_, first, r_.cols, thread_scratch<T>(scratch_use::pred, r_.cols));
+  const T* t = nullptr;
+  if (!info_.sparse) {
+    T* scratch = thread_scratch<T>(scratch_use::target, r_.cols);
+    t = scratch;
+    if (!transforms_target())
+      t = load(t_, first, r_.cols, scratch);
+    else
+      for (int64_t col = 0; col < r_.cols; col += block)
+        targets({row, 1, col, std::min(block, r_.cols - col)}, scratch + col);
+  }
+  kernel_.summarize(functor_, t, s.label, p, kept, r_.cols, s.stats);
+}
+
+// Fills the label, weight and scale of a row; false if the row does not count.
+template <class T>
+bool call<T>::prepare(int64_t row, double norm, row_state& s) const {
+  if (!weights_.empty()) weights_.rows(row, 1, &s.weight);
+  if (s.weight == 0) return false;
+  if (info_.sparse) {
+    int64_t scratch;
+    s.label.position = *load(t_, row, 1, &scratch);
+    if (r_.ignore_class && s.label.position == *r_.ignore_class) return false;
+    if (class_weight_) {
+      T weight;
+      s.label.value = *load(*class_weight_, s.label.position, 1, &weight);
+    }
+  }
+  s.scale = T(norm * r_.upstream) * s.weight;
+  if (upstream_) {
+    T scratch;
+    s.scale *= *load(*upstream_, row, 1, &scratch);
+  }
+  return true;
+}
+
+template <class T>
+void call<T>::accumulate(int phase, const tile& at, const row_state& s, T* kept,
+                         double* sums) const {
+  T t_scratch[block], p_scratch[block];
+  const T* t = info_.sparse ? nullptr : targets(at, t_scratch);
+  const T* p = load(p_, at.row * r_.cols + at.col, at.cols, p_scratch);
+  kernel_.accumulate[phase](functor_, s.stats, t, {s.label.position - at.col, s.label.value}, p,
+                            kept, at.cols, sums);
+}
+
+template <class T>
+void call<T>::gradient(const tile& at, const row_state& s, const T* kept) const {
+  const int64_t first = at.row * r_.cols + at.col;
+  T t_scratch[block], p_scratch[block];
+  alignas(cache_line) T d_pred_scratch[block], d_true_scratch[block];
+  const T* t = info_.sparse ? nullptr : targets(at, t_scratch);
+  const T* p = load(p_, first, at.cols, p_scratch);
+  T* d_pred = begin_output(grad_pred_, first, at.cols, d_pred_scratch);
+  T* d_true = begin_output(grad_true_, first, at.cols, d_true_scratch);
+  kernel_.gradient[wants_](functor_, s.stats, t, {s.label.position - at.col, s.label.value}, p,
+                           kept, s.scale, d_pred, d_true, at.cols);
+  if (d_true && transforms_target()) untransform(at, d_true);
+  end_output(grad_pred_, first, at.cols, d_pred_scratch);
+  end_output(grad_true_, first, at.cols, d_true_scratch);
+}
+
+template <class T>
+void call<T>::zero_gradient(const tile& at) const {
+  const T zeros[block] = {};
+  const int64_t first = at.row * r_.cols + at.col;
+  if (grad_pred_) store(*grad_pred_, first, at.cols, zeros);
+  if (grad_true_) store(*grad_true_, first, at.cols, zeros);
+}
+
+template class call<float>;
+template class call<double>;
+
+}  // namespace fastloss::cpu
