@@ -54,7 +54,7 @@ template <class F, class T, int Phase>
 FASTLOSS_HD void accumulate_lanes(const F& f, const lane_block<T>& rows, lane_labels<T>& hot,
                                   lane_stats<F, T>& stats) {
   constexpr int width = lanes<T>, used = F::terms_used[Phase];
-  constexpr int run = 16;  // classes that are added in the compute type before they are in double
+  constexpr int run = 4;  // classes that are added in the compute type before they are in double
   alignas(cache_line) double total[3][width] = {};
   alignas(cache_line) T sum[3][width];
   if constexpr (Phase >= target_phase<F>()) {

@@ -21,6 +21,7 @@ namespace fastloss {
 template <class T>
 struct class_stats {
   T peak, rest, total, inverse;               // inverse = 1 / total
+  T beside_peak;                              // rest / total: 1 - q of the largest entry
   T log_total;                                // softmax only: log sum exp(x - peak)
   math::relative_exponential<T> exponential;  // softmax only
   T mass, loss;                               // sum t (-q f'(q)), sum t f(q)
@@ -46,11 +47,12 @@ struct softmax_row {
     s.rest = rest;
     s.total = peak + rest;
     s.inverse = 1 / s.total;
+    s.beside_peak = rest / s.total;
     s.log_total = math::log1p(rest / peak);
   }
   FASTLOSS_HD class_position<T> at(T x, T e, const class_stats<T>& s) const {
     T share = e * s.inverse;
-    return {share, x == s.peak ? s.rest * s.inverse : 1 - share, (s.peak - x) + s.log_total, T(1)};
+    return {share, x == s.peak ? s.beside_peak : 1 - share, (s.peak - x) + s.log_total, T(1)};
   }
   FASTLOSS_HD T slope(T, T own, const class_position<T>& q, const class_stats<T>& s) const {
     T others = q.share * (s.mass - own);
@@ -67,10 +69,11 @@ struct normalized_row {
     s.rest = rest;
     s.total = peak + rest;
     s.inverse = 1 / s.total;
+    s.beside_peak = rest / s.total;
   }
   FASTLOSS_HD class_position<T> position(T e, const class_stats<T>& s) const {
     T share = math::max(e, T(0)) * s.inverse;
-    T complement = e == s.peak ? s.rest * s.inverse : 1 - share;
+    T complement = e == s.peak ? s.beside_peak : 1 - share;
     return {share, complement, -math::log_of_share(share, complement), T(1)};
   }
   FASTLOSS_HD T slope(T e, T own, const class_stats<T>& s) const {
