@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,12 @@ KERAS_LACKS = {"smooth", "class_weight", "pos_weight"}
 # Both sides compute in the dtype under test, so each may be off by its own roundings. Keras's
 # probability losses cancel a little near 0 and 1, where float32 loses two more digits.
 AGREEMENT = {np.dtype(np.float32): 5e-6, np.dtype(np.float64): 1e-12}
+
+
+@functools.cache
+def two_devices() -> Any:
+    """A strategy over two devices; a second in one process would number its messages alike."""
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def assert_agrees(ours: Any, theirs: Any) -> None:

@@ -19,6 +19,7 @@ from frameworks import (
     quiet_fit,
     small_model,
     tf,
+    two_devices,
     value_and_gradients,
 )  # fmt: skip
 
@@ -166,7 +167,7 @@ def test_fit_with_a_masking_layer(rng: Any) -> None:
 
 
 def test_two_logical_devices_give_the_losses_of_keras(rng: Any) -> None:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_devices()
     x = rng.normal(size=(64, 8)).astype("f4")
     y = rng.normal(size=(64, 2)).astype("f4")
     curves = []

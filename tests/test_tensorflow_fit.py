@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fastloss.keras as fk
-from frameworks import keras, modes, quiet_fit, small_model, tf
+from frameworks import keras, modes, quiet_fit, small_model, tf, two_devices
 from test_tensorflow_modes import Loss, agree, arrays, value_and_gradient
 
 FITS = [
@@ -60,7 +60,7 @@ def test_gradient_accumulation_by_hand(mode: Any, rng: Any) -> None:
 
 
 def test_two_devices(rng: Any) -> None:
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = two_devices()
     x, y = rng.normal(size=(64, 8)).astype("f4"), rng.integers(0, 5, 64)
     results = []
     for module in (fk, keras.losses):

@@ -181,7 +181,7 @@ def _function(python_function: Any) -> Any:
         with forwardprop_util.push_forwardprop_state():
             return python_function(*arguments)
 
-    return tf.function(alone, autograph=False, reduce_retracing=True)
+    return tf.function(alone, autograph=False)
 
 
 @functools.lru_cache(maxsize=512)
