@@ -9,7 +9,7 @@
 #if defined(__CUDACC__)
 #define FASTLOSS_HD __host__ __device__ __forceinline__
 #define FASTLOSS_DEVICE __device__ __forceinline__
-#define FASTLOSS_DEVICE_CALL __device__ __noinline__
+#define FASTLOSS_DEVICE_CALL inline __device__ __noinline__
 #else
 #define FASTLOSS_DEVICE inline
 #define FASTLOSS_DEVICE_CALL inline
