@@ -56,7 +56,10 @@ def device(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
         cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         pytest.skip(f"needs an NVIDIA GPU: {error}")
+    before = cupy.cuda.get_allocator()
+    cupy.cuda.set_allocator(None)  # memory of its own for each array: compute-sanitizer sees more
     yield Device(cupy)
+    cupy.cuda.set_allocator(before)
 
 
 def both(spec: LossSpec) -> Any:
@@ -206,6 +209,18 @@ def test_targets_of_any_real_dtype_are_converted(device: Device, dtype: str, rng
     assert_close(device.get(our_grad), grad, np.float64)
 
 
+@pytest.mark.parametrize("labels", [(0, 1), (-1, 1), (0, 1, -1)], ids=str)
+@pytest.mark.parametrize("shape", [(5, 8), (1, 40003)], ids=str)
+@pytest.mark.parametrize("name", ["hinge", "squared_hinge"])
+def test_labels_0_and_1_stand_for_signs(
+    device: Device, name: str, shape: Any, labels: Any, rng: Any
+) -> None:
+    spec = next(s for s in SPECS if s.name == name)
+    t, p = rng.choice(labels, shape).astype(np.float64), rng.normal(size=shape)
+    t[-1, -1] = labels[-1]
+    agree(device, spec, {}, "sum_over_batch_size", t, p)
+
+
 @pytest.mark.parametrize(
     "layout",
     [
@@ -315,6 +330,29 @@ def test_dtype_casts_y_pred(device: Device, rng: Any) -> None:
     assert device.get(value).dtype == np.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(8, 10), (2, 70001)], ids=str)
+@losses
+def test_calls_can_be_captured_in_a_graph(spec: LossSpec, shape: Any, rng: Any) -> None:
+    # Which also shows that nothing waits for the device, and that the current stream is used.
+    cupy = pytest.importorskip("cupy", reason="needs CuPy")
+    t, p = (cupy.asarray(a) for a in draw(spec, {}, shape, np.float32, rng))
+    loss, out = make(spec, {}), cupy.empty_like(p)
+    expected = loss.value_and_grad(t, p)
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        loss.value_and_grad(t, p, out=out)  # kernels are loaded at the first call
+        stream.synchronize()
+        out.fill(np.nan)
+        stream.begin_capture()
+        value, _ = loss.value_and_grad(t, p, out=out)
+        graph = stream.end_capture()
+        graph.launch()
+        stream.synchronize()
+    assert same_bits(value.get(), expected[0].get())
+    assert same_bits(out.get(), expected[1].get())
+
+
 # ---- What does not fit; found out before a device is asked for anything ----
 
 
@@ -417,7 +455,7 @@ sys.path.insert(0, sys.argv[1])
 warnings.simplefilter("ignore")
 import numpy as np, pytest
 from pathlib import Path
-from cases import CASES, draw, make, resolved
+from cases import CASES, draw, make, resolved, value_shape
 from device import install
 
 device = install(Path(sys.argv[2]), pytest.MonkeyPatch())
@@ -427,7 +465,7 @@ for shape in [(1,), (3,), (3, 423), (2, 2053), (1, 32000), (1, 32779)]:
         if shape[-1] > 3000 and options:
             continue
         t, p = draw(spec, resolved(spec, options, shape), shape, np.float32, rng)
-        weight = np.ones(shape[:-1])
+        weight = np.ones(value_shape(spec, options, shape))
         wrt = "y_pred" if spec.labels == "integer" else "both"
         loss = make(spec, resolved(spec, options, shape))
         put = [device.put(a.copy()) for a in (t, p, weight)]

@@ -346,6 +346,11 @@ def value_and_gradients(
 
 
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+def cast(y_pred: Any, dtype: str) -> Any:
+    """``y_pred`` in another dtype."""
+    return tf.cast(y_pred, dtype)
+
+
 def evaluate(
     plan: Plan,
     y_true: Any,
