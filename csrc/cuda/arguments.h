@@ -1,6 +1,7 @@
 // A request as the kernels get it, by value: views of device memory, and where to put partial sums.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "api.h"
@@ -11,6 +12,7 @@ using std::int64_t;
 
 inline constexpr int packet = 8;  // elements that one thread moves at once
 inline constexpr int max_rank = 8;
+inline constexpr std::size_t stats_bytes = 128;  // room for those of a row
 
 // A coalesced view, by value, as an argument of a kernel. Without data there is none.
 struct device_view {

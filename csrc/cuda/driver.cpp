@@ -7,7 +7,6 @@
 namespace fastloss::cuda {
 namespace {
 
-constexpr std::size_t stats_bytes = 64;
 constexpr std::size_t state_bytes = 64, divisor_offset = state_bytes, partial_offset = 256;
 static_assert(sizeof(progress) <= state_bytes);
 

@@ -8,8 +8,6 @@
 
 namespace fastloss::cuda {
 
-inline constexpr std::size_t stats_bytes = 64;
-
 template <class Device, class Kernel, class F>
 void launch(const double* parameters, const arguments& a, const geometry& g, stream_handle s) {
   Device::launch(Kernel{F(parameters), a, g}, g, s);

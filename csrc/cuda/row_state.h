@@ -74,6 +74,14 @@ struct row_of {
   FASTLOSS_DEVICE sums accumulate(phase<Phase> which, const stats& s, int64_t begin, int64_t end,
                                   int rank, int threads) const {
     constexpr bool is_max = Phase == 0 && F::first_phase_is_max;
+    if constexpr (F::sparse) {
+      if constexpr (Phase >= F::target_phase) {  // all but the label add nothing
+        if (rank != 0 || state.label < begin || state.label >= end) return identity(is_max);
+        const T p = load_one<T>(a.y_pred, row * a.cols + state.label);
+        const row_terms<T> r = f.terms(which, state.label_weight, p, s);
+        return {double(r.a), double(r.b), double(r.c)};
+      }
+    }
     constexpr T nothing = is_max ? -math::infinity<T> : T(0);
     sums total = identity(is_max);
     for (int64_t col = begin + rank * packet; col < end; col += int64_t(threads) * packet) {
@@ -86,14 +94,9 @@ struct row_of {
 #pragma unroll
       for (int i = 0; i < packet; ++i) {
         const row_terms<T> r = f.terms(which, t.x[i], p.x[i], s);
-        if (i < n && !(F::sparse && col + i == state.label)) combine(sum, r, is_max);
+        if (i < n) combine(sum, r, is_max);
       }
       total.merge({double(sum.a), double(sum.b), double(sum.c)}, is_max);
-    }
-    if (F::sparse && rank == 0 && state.label >= begin && state.label < end) {
-      const T p = load_one<T>(a.y_pred, row * a.cols + state.label);
-      const row_terms<T> r = f.terms(which, state.label_weight, p, s);
-      total.merge({double(r.a), double(r.b), double(r.c)}, is_max);
     }
     return total;
   }
