@@ -50,7 +50,7 @@ test-tensorflow-%: wheel
 lint: $(VENV)/fastloss  ## Check format, types and stubs; changes nothing.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run -Werror $$(find csrc tests/cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/python tools/make_stubs.py --check
 	$(BIN)/mypy
 	$(BIN)/mypy python/fastloss/losses.py  # which its stub hides from the line above
@@ -60,7 +60,7 @@ format:  ## Format the sources and write the stubs.
 format: $(VENV)/fastloss stubs
 	-$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format -i $$(find csrc tests/cuda -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 stubs: $(VENV)/fastloss  ## Write python/fastloss/losses.pyi from the registry.
 	$(BIN)/python tools/make_stubs.py

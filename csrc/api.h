@@ -52,7 +52,7 @@ struct request {
   reduction reduce = reduction::none;
   bool scalar_value = false;  // the loss has a single value, which every reduction leaves as it is
   double upstream = 1;        // multiplies the gradients
-  std::optional<view> row_upstream;  // likewise, per row; with reduction::none only
+  std::optional<view> row_upstream;  // likewise, per row
 
   std::optional<view> values;                // rows; written when nothing is reduced
   std::optional<view> grad_pred, grad_true;  // grid

@@ -1,7 +1,8 @@
 #include "plan.h"
 
 #include <algorithm>
-#include <charconv>
+#include <cstdio>
+#include <cstdlib>
 #include <sstream>
 
 #include "cpu/view.h"
@@ -42,14 +43,6 @@ view as_view(const array& a, const std::vector<int>& dims) {
   v.axes.reserve(dims.size());
   for (int d : dims) v.axes.push_back({a.sizes[d], a.strides[d]});
   return v;
-}
-
-// The shortest decimals that read back as the number.
-template <class T>
-std::string decimals(T x) {
-  char buffer[64];
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, x).ptr;
-  return {buffer, end};
 }
 
 std::string hexadecimal(double x) {
@@ -195,7 +188,6 @@ fitted::fitted(const plan& p, const array& y_true, const array& y_pred)
   r.scalar_value = rows_.empty();
   if (p.info().sparse) r.ignore_class = p.ignore_class;
   transform_targets();
-  r.threads = num_threads();
 }
 
 array fitted::adjusted(array a, rank_rule rule) {
@@ -276,6 +268,12 @@ view fitted::on_rows(const array& a) const {
   return as_view(a, dims);
 }
 
+std::string fitted::one_class_warning() const {
+  return "y_pred: " + plan_.info().name +
+         " expects more than one class on its class axis, got shape " + text(grid_) +
+         "; for two classes given as one number use binary_crossentropy";
+}
+
 // A weight whose shape begins the shape of the values weighs samples, whatever else would fit.
 factor fitted::fit_weight(const array& w, const char* argument) const {
   if (begins(w.sizes, rows_)) {
@@ -318,47 +316,12 @@ void fitted::upstream(const array& u) {
   request_.row_upstream = on_rows(u);
 }
 
+void fitted::scalar_upstream_on_device(const array& u) {
+  request_.row_upstream = on_rows(broadcast(u, rows_));
+}
+
 void fitted::values(const array& a) { request_.values = on_rows(a); }
 void fitted::grad_pred(const array& a) { request_.grad_pred = on_grid(adjusted(a, pred_rule_)); }
 void fitted::grad_true(const array& a) { request_.grad_true = on_grid(adjusted(a, true_rule_)); }
-
-double fitted::run() {
-  try {
-    return fastloss::run(request_);
-  } catch (const label_error& e) {
-    explain(e);
-  }
-}
-
-// "y_true[3, 1]: <rule>, got <label>"
-void fitted::explain(const label_error& e) const {
-  shape index(y_true_.sizes.size());
-  int64_t rest = e.row;
-  array one = y_true_;
-  for (std::size_t d = index.size(); d-- > 0; rest /= y_true_.sizes[d]) {
-    index[d] = rest % y_true_.sizes[d];
-    one.data += index[d] * y_true_.strides[d];
-  }
-  one.sizes.clear();
-  one.strides.clear();
-  const view label = on_rows(one);
-  std::string got;
-  if (one.type == dtype::f64) {
-    double scratch;
-    got = decimals(*cpu::load(label, 0, 1, &scratch));
-  } else if (one.type >= dtype::f16) {
-    float scratch;
-    got = decimals(*cpu::load(label, 0, 1, &scratch));
-  } else if (one.type == dtype::u64) {
-    got = std::to_string(*reinterpret_cast<const std::uint64_t*>(one.data));
-  } else {
-    int64_t scratch;
-    got = std::to_string(*cpu::load(label, 0, 1, &scratch));
-  }
-  std::string where;
-  for (int64_t i : index) where += (where.empty() ? "" : ", ") + std::to_string(i);
-  throw argument_error("y_true" + (index.empty() ? "" : "[" + where + "]") + ": " + e.what() +
-                       ", got " + got);
-}
 
 }  // namespace fastloss

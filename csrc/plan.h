@@ -65,6 +65,7 @@ class fitted {
   const shape& grid_shape() const { return grid_; }
   std::int64_t element_count() const { return request_.rows * request_.cols; }
   std::int64_t class_count() const { return grid_[col_dims_.front()]; }
+  std::string one_class_warning() const;  // for losses that make no sense with a single class
   dtype compute_type() const { return request_.compute; }  // of unreduced values
 
   void sample_weight(const array& w);
@@ -78,8 +79,16 @@ class fitted {
   void grad_pred(const array& a);
   void grad_true(const array& a);
 
-  // Computes; returns the reduced value (0 with reduction::none).
+  // Computes on the CPU; returns the reduced value (0 with reduction::none).
   double run();
+
+  // For arrays in the memory of a device, where nothing may be read before the device does: a
+  // scalar upstream becomes an array, and class weights are given by a copy of the plan's.
+  void scalar_upstream_on_device(const array& u);
+  void class_weight_on_device(void* copy) {
+    if (request_.class_weight) request_.class_weight->data = static_cast<char*>(copy);
+  }
+  const request& as_request() const { return request_; }
 
  private:
   // The one adjustment of shapes: Keras's, where ranks differ by one.

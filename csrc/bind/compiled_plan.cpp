@@ -58,10 +58,7 @@ py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
   else
     call.upstream(PyFloat_AS_DOUBLE(upstream.ptr()));
   if (warns_of_one_class_ && call.class_count() == 1) {
-    const std::string message = "y_pred: " + plan_.info().name +
-                                " expects more than one class on its class axis, got shape " +
-                                text(call.grid_shape()) +
-                                "; for two classes given as one number use binary_crossentropy";
+    const std::string message = call.one_class_warning();
     if (PyErr_WarnEx(PyExc_SyntaxWarning, message.c_str(), 4) != 0) throw py::error_already_set();
   }
 

@@ -1,4 +1,6 @@
-// Portability of the formulas: one source for host and device.
+// Portability of the formulas: one source for host and device. What a block of threads does with
+// them is FASTLOSS_DEVICE: compiled for the device, or for the host that stands in for one;
+// FASTLOSS_DEVICE_CALL is what is seldom needed there and would swell every kernel.
 #pragma once
 
 // Forced inlining is not only for speed. The kernels are compiled once per instruction set, and an
@@ -6,7 +8,11 @@
 // could then end up running AVX-512 code.
 #if defined(__CUDACC__)
 #define FASTLOSS_HD __host__ __device__ __forceinline__
+#define FASTLOSS_DEVICE __device__ __forceinline__
+#define FASTLOSS_DEVICE_CALL inline __device__ __noinline__
 #else
+#define FASTLOSS_DEVICE inline
+#define FASTLOSS_DEVICE_CALL inline
 #define FASTLOSS_HD inline __attribute__((always_inline))
 #endif
 

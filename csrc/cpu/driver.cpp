@@ -187,26 +187,8 @@ template class call<double>;
 
 namespace {
 
-template <std::size_t N>
-std::vector<std::string> as_vector(const names<N>& n) {
-  return {n.values, n.values + N};
-}
-std::vector<std::string> as_vector(const no_names&) { return {}; }
-
-template <template <class> class... Loss>
-std::vector<loss_info> describe(loss_list<Loss...>) {
-  constexpr const char* kinds[] = {"map", "row", "region", "pairwise"};
-  return {{Loss<float>::name, kinds[static_cast<int>(Loss<float>::loss_kind)], Loss<float>::sparse,
-           as_vector(Loss<float>::parameters)}...};
-}
-
 }  // namespace
 }  // namespace cpu
-
-const std::vector<loss_info>& losses() {
-  static const std::vector<loss_info> all = cpu::describe(all_losses{});
-  return all;
-}
 
 double run(const request& r) {
   if (r.compute == dtype::f64) return cpu::call<double>(r).run();

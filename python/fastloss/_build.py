@@ -167,10 +167,9 @@ class Loss:
         return value, grad_pred if wrt == "y_pred" else grad_true
 
     def _cast(self, y_pred: Any) -> Any:
-        if front_end(y_pred):
-            import tensorflow as tf
-
-            return tf.cast(y_pred, self.dtype)
+        assert self.dtype is not None
+        if elsewhere := front_end(y_pred):
+            return elsewhere.cast(y_pred, self.dtype)
         return predictions(y_pred).astype(self.dtype, copy=False)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,13 @@ REDUCTIONS: dict[str | None, int] = {
 }
 
 _KERNELS = {name: (i, params) for i, (name, _, _, params) in enumerate(_core.losses())}
+
+
+class FrontEnd(NamedTuple):
+    """What computes losses of arrays that are not NumPy's."""
+
+    evaluate: Callable[..., tuple[Any, Any, Any]]  # `Plan.evaluate`, with the plan first
+    cast: Callable[[Any, str], Any]  # y_pred in another dtype
 
 
 def set_num_threads(n: int) -> None:
@@ -143,7 +150,7 @@ class GridPlan(Plan):
         result = run(y_true, y_pred, how, sample_weight, mask, upstream, wrt, out)
         if result is None:
             if elsewhere := front_end(y_pred):
-                return elsewhere(
+                return elsewhere.evaluate(
                     self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out
                 )
             y_pred, y_true = predictions(y_pred), real_numbers(y_true, "y_true")
@@ -162,21 +169,28 @@ class GridPlan(Plan):
         return self.compiled.axes_of(ndim)
 
 
-def front_end(y_pred: Any) -> Callable[..., tuple[Any, Any, Any]] | None:
-    """What evaluates a plan, the first argument, where y_pred is not for NumPy."""
+def front_end(y_pred: Any) -> FrontEnd | None:
+    """The front end of y_pred, where it is not for NumPy."""
     if type(y_pred).__module__.startswith("tensorflow."):
-        from fastloss.tensorflow import evaluate
+        from fastloss import tensorflow
 
-        elsewhere: Callable[..., tuple[Any, Any, Any]] = evaluate
-        return elsewhere
+        return FrontEnd(tensorflow.evaluate, tensorflow.cast)
+    if is_on_gpu(y_pred):
+        from fastloss import _cupy
+
+        return FrontEnd(_cupy.evaluate, _cupy.cast)
     return None
 
 
+def is_on_gpu(x: Any) -> bool:
+    """Whether the elements of x are in the memory of a GPU."""
+    return type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__")
+
+
 def _host_array(x: Any, argument: str) -> Array:
-    if type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__"):
+    if is_on_gpu(x):
         raise TypeError(
-            f"{argument}: expected a NumPy array or a sequence, got a GPU array, which this "
-            "version does not support"
+            f"{argument}: expected a NumPy array or a sequence, as y_pred is one, got a GPU array"
         )
     a = np.asarray(x)
     return a if a.dtype.isnative else a.astype(a.dtype.newbyteorder("="))

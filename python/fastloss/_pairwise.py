@@ -50,7 +50,7 @@ class PairwisePlan(Plan):
         ref_embeddings: Any = None,
     ) -> tuple[Any, Array | None, Array | None]:
         if elsewhere := front_end(y_pred):
-            return elsewhere(
+            return elsewhere.evaluate(
                 self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out,
                 ref_labels=ref_labels, ref_embeddings=ref_embeddings,
             )  # fmt: skip

@@ -35,7 +35,7 @@ class SequencePlan(Plan):
         logit_length: Any = None,
     ) -> tuple[Any, Array | None, Array | None]:
         if elsewhere := front_end(y_pred):
-            return elsewhere(
+            return elsewhere.evaluate(
                 self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out,
                 label_length=label_length, logit_length=logit_length,
             )  # fmt: skip

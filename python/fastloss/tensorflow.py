@@ -345,6 +345,11 @@ def value_and_gradients(
     return value, found.get("y_pred"), found.get("y_true")
 
 
+def cast(y_pred: Any, dtype: str) -> Any:
+    """``y_pred`` in another dtype."""
+    return tf.cast(y_pred, dtype)
+
+
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def evaluate(
     plan: Plan,

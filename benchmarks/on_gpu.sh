@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Everything that needs an NVIDIA GPU, in one command, without a network and in under ten minutes:
+#
+#   benchmarks/on_gpu.sh OUT_DIR
+#
+# Builds fastloss for the card with the machine's own nvcc, CuPy, pybind11 and scikit-build-core, runs
+# the tests marked `gpu`, compute-sanitizer over a small set of them, and the benchmark of the
+# kernels. Leaves logs and numbers in OUT_DIR, and runs every step even if one before it fails;
+# the exit status says whether all went well.
+set -uo pipefail
+out=$(mkdir -p "${1:?usage: benchmarks/on_gpu.sh OUT_DIR}" && cd "$1" && pwd)
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+failed=()
+
+step() {  # step NAME SECONDS COMMAND...: its output goes to OUT_DIR/NAME.log
+  local name=$1 limit=$2 began=$SECONDS
+  shift 2
+  printf '==> %s\n' "$name"
+  timeout "$limit" "$@" >"$out/$name.log" 2>&1
+  local status=$?
+  tail -n "${LINES_SHOWN:-6}" "$out/$name.log"
+  printf '    %s: status %d, %d s\n' "$name" "$status" $((SECONDS - began)) | tee -a "$out/summary.txt"
+  ((status == 0)) || failed+=("$name")
+  return $status
+}
+
+: >"$out/summary.txt"
+nvidia-smi >"$out/nvidia-smi.log" 2>&1
+capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1)
+nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)
+if [[ -z $capability || -z $nvcc ]]; then
+  echo "on_gpu.sh needs an NVIDIA GPU and nvcc; found GPU '${capability:-none}', nvcc '${nvcc:-none}'"
+  exit 2
+fi
+export FASTLOSS_CUDA FASTLOSS_CUDA_ARCHITECTURES=${capability/./} FASTLOSS_NVCC=$nvcc
+FASTLOSS_CUDA=$("$nvcc" --version | sed -nE 's/.*release ([0-9]+).*/\1/p')
+export PYTHONPATH=$scratch/site PYTHONUNBUFFERED=1
+
+step build 300 "$python" -m pip install --no-index --no-build-isolation --no-deps \
+  --target "$scratch/site" -C build-dir="$scratch/build" . || exit 1
+
+step info 60 "$python" -c 'import fastloss.cuda; print(fastloss.cuda.info())'
+step tests 240 "$python" -m pytest tests/test_cuda.py -m gpu -q -p no:cacheprovider --tb=short \
+  -W default --maxfail=40
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+few='huber or sparse_categorical_crossentropy or dice or out_of_range'
+if [[ -n $sanitizer ]]; then
+  for tool in memcheck racecheck; do
+    step "$tool" 90 "$sanitizer" --tool "$tool" --error-exitcode 9 "$python" -m pytest \
+      tests/test_cuda.py -m gpu -q -p no:cacheprovider -W default -k "($few) and (any_length or out_of_range)"
+  done
+else
+  echo "no compute-sanitizer on this machine" | tee -a "$out/summary.txt"
+fi
+LINES_SHOWN=40 step benchmark 200 "$python" benchmarks/cuda_kernels.py --output "$out/kernels.json"
+
+printf '%s\n' "failed: ${failed[*]:-nothing}" | tee -a "$out/summary.txt"
+((${#failed[@]} == 0))

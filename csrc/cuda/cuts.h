@@ -1,0 +1,19 @@
+// How launches are cut, by the shape of the work alone: so the order of every sum, and with it
+// every bit of a result, is the same on all devices. The numbers are guesses until a device has
+// been measured.
+#pragma once
+
+#include "cuda/arguments.h"
+
+namespace fastloss::cuda {
+
+// For `segments` of `length` elements, each with a value of its own.
+geometry cut_map(int64_t segments, int64_t length);
+// For one sum over `length` elements.
+geometry cut_sum(int64_t length);
+geometry cut_rows(int64_t rows, int64_t cols);
+// Whether `cut_parts_of_rows` is to be preferred.
+bool has_few_long_rows(int64_t rows, int64_t cols);
+geometry cut_parts_of_rows(int64_t rows, int64_t cols);
+
+}  // namespace fastloss::cuda

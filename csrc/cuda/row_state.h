@@ -1,0 +1,156 @@
+// What the losses of rows have in common, whether one block does a row or many do.
+#pragma once
+
+#include "cuda/factors.h"
+#include "cuda/team.h"
+#include "losses/loss.h"
+
+namespace fastloss::cuda {
+
+template <class T>
+struct row_state {
+  bool counts = false;     // otherwise its loss and gradient are zero
+  bool is_broken = false;  // its label is none: the loss is NaN and the gradient zero
+  int64_t label = -1;
+  T label_weight = 1, weight = 0, scale = 0;
+};
+
+// A row of one of the losses in rows, as one thread of the team that does it sees it.
+template <class F, class T>
+struct row_of {
+  using stats = typename F::stats;
+  const F& f;
+  const arguments& a;
+  int64_t row;
+  row_state<T> state;
+
+  FASTLOSS_DEVICE row_of(const F& f, const arguments& a, int64_t row, bool exists, double norm)
+      : f(f), a(a), row(row) {
+    if (!exists) return;
+    state.weight = row_weight<T>(a, row);
+    if (state.weight == 0) return;
+    if constexpr (F::sparse) {
+      state.label = load_one<int64_t>(a.y_true, row);
+      const bool is_whole = double(state.label) == load_one<double>(a.y_true, row);
+      if (is_whole && a.has_ignored_class && state.label == a.ignored_class) return;
+      if (!is_whole || state.label < 0 || state.label >= a.cols) {
+        state.is_broken = true;
+        return;
+      }
+      if (a.class_weight.data) state.label_weight = load_one<T>(a.class_weight, state.label);
+    }
+    state.counts = true;
+    state.scale = T(norm * a.upstream) * state.weight;
+    if (a.upstream_by_row.data) state.scale *= load_one<T>(a.upstream_by_row, row);
+  }
+
+  // The targets of a packet as the formula sees them; of sparse rows the label is done apart.
+  FASTLOSS_DEVICE numbers<T> targets(const fetched<T>& bits, int64_t col, int n) const {
+    if constexpr (F::sparse) {
+      return filled(T(0));
+    } else {
+      numbers<T> t = loaded<T>(bits, a.y_true, row * a.cols + col, n);
+#pragma unroll
+      for (int i = 0; i < packet; ++i) t.x[i] = t.x[i] * T(a.target_scale) + T(a.target_shift);
+      multiply_by_class_weight(col, n, t);
+      return t;
+    }
+  }
+  FASTLOSS_DEVICE fetched<T> fetch_targets(int64_t first, int n) const {
+    if constexpr (F::sparse)
+      return {};
+    else
+      return fetch<T>(a.y_true, first, n);
+  }
+  FASTLOSS_DEVICE void multiply_by_class_weight(int64_t col, int n, numbers<T>& x) const {
+    if (!a.class_weight.data) return;
+    const numbers<T> c = gather<T>(a.class_weight, col, n);
+#pragma unroll
+    for (int i = 0; i < packet; ++i) x.x[i] *= c.x[i];
+  }
+
+  // Adds (or takes the maxima of) the terms of a phase over the columns that this thread has.
+  template <int Phase>
+  FASTLOSS_DEVICE sums accumulate(phase<Phase> which, const stats& s, int64_t begin, int64_t end,
+                                  int rank, int threads) const {
+    constexpr bool is_max = Phase == 0 && F::first_phase_is_max;
+    if constexpr (F::sparse) {
+      if constexpr (Phase >= F::target_phase) {  // all but the label add nothing
+        if (rank != 0 || state.label < begin || state.label >= end) return identity(is_max);
+        const T p = load_one<T>(a.y_pred, row * a.cols + state.label);
+        const row_terms<T> r = f.terms(which, state.label_weight, p, s);
+        return {double(r.a), double(r.b), double(r.c)};
+      }
+    }
+    constexpr T nothing = is_max ? -math::infinity<T> : T(0);
+    sums total = identity(is_max);
+    for (int64_t col = begin + rank * packet; col < end; col += int64_t(threads) * packet) {
+      const int n = int(end - col < packet ? end - col : packet);
+      const int64_t first = row * a.cols + col;
+      const fetched<T> t_bits = fetch_targets(first, n), p_bits = fetch<T>(a.y_pred, first, n);
+      const numbers<T> t = targets(t_bits, col, n);
+      const numbers<T> p = loaded<T>(p_bits, a.y_pred, first, n);
+      row_terms<T> sum{nothing, nothing, nothing};
+#pragma unroll
+      for (int i = 0; i < packet; ++i) {
+        const row_terms<T> r = f.terms(which, t.x[i], p.x[i], s);
+        if (i < n) combine(sum, r, is_max);
+      }
+      total.merge({double(sum.a), double(sum.b), double(sum.c)}, is_max);
+    }
+    return total;
+  }
+  FASTLOSS_DEVICE static void combine(row_terms<T>& sum, const row_terms<T>& r, bool is_max) {
+    sum.a = is_max ? math::max(sum.a, r.a) : sum.a + r.a;
+    sum.b = is_max ? math::max(sum.b, r.b) : sum.b + r.b;
+    sum.c = is_max ? math::max(sum.c, r.c) : sum.c + r.c;
+  }
+
+  template <int Phase>
+  FASTLOSS_DEVICE void finish(phase<Phase> which, const sums& x, stats& s) const {
+    f.finish(which, row_terms<T>{T(x.a), T(x.b), T(x.c)}, s);
+  }
+
+  // Weighted.
+  FASTLOSS_DEVICE T loss(const stats& s) const {
+    if (state.is_broken) return math::infinity<T> - math::infinity<T>;
+    return state.counts ? state.weight * f.loss(s) : T(0);
+  }
+
+  FASTLOSS_DEVICE void write_gradient(const stats& s, int64_t begin, int64_t end, int rank,
+                                      int threads) const {
+    const bool is_zero = !state.counts || state.scale == 0;
+    for (int64_t col = begin + rank * packet; col < end; col += int64_t(threads) * packet) {
+      const int n = int(end - col < packet ? end - col : packet);
+      const int64_t first = row * a.cols + col;
+      numbers<T> d_pred = {}, d_true = {};
+      if (!is_zero) {
+        const fetched<T> t_bits = fetch_targets(first, n), p_bits = fetch<T>(a.y_pred, first, n);
+        const numbers<T> t = targets(t_bits, col, n);
+        const numbers<T> p = loaded<T>(p_bits, a.y_pred, first, n);
+        T p_of_label = 0;
+#pragma unroll
+        for (int i = 0; i < packet; ++i) {
+          const gradient_terms<T> r = f.gradient(t.x[i], p.x[i], s);
+          d_pred.x[i] = state.scale * r.d_pred;
+          d_true.x[i] = state.scale * r.d_true * T(a.target_scale);
+          if (col + i == state.label) p_of_label = p.x[i];
+        }
+        if (F::sparse && state.label >= col && state.label < col + n) {
+          const gradient_terms<T> r = f.gradient(state.label_weight, p_of_label, s);
+#pragma unroll
+          for (int i = 0; i < packet; ++i)
+            if (col + i == state.label) d_pred.x[i] = state.scale * r.d_pred;
+        }
+      }
+      if (a.grad_pred.data) store(a.grad_pred, first, n, d_pred);
+      if constexpr (!F::sparse) {
+        if (!a.grad_true.data) continue;
+        if (!is_zero) multiply_by_class_weight(col, n, d_true);
+        store(a.grad_true, first, n, d_true);
+      }
+    }
+  }
+};
+
+}  // namespace fastloss::cuda

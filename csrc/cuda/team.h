@@ -1,0 +1,71 @@
+// What the threads of a block do together, written against a few primitives.
+//
+// `Block` is the block of a launch as one of its threads sees it:
+//   thread(), threads(), index(), blocks()   positions and counts
+//   barrier()                                waits for all threads of the block
+//   exchange(x, mask)                        the x of the thread whose index differs by `mask`, <
+//   32 scratch()                                memory of the block for 32 `sums` is_last(counter)
+//   whether all other blocks of the launch have been here
+// Every thread of a block calls barrier(), exchange() and is_last() equally often and in step.
+#pragma once
+
+#include <cstdint>
+
+#include "core/math.h"
+
+namespace fastloss::cuda {
+
+using std::int64_t;
+
+inline constexpr int warp_threads = 32;
+
+struct sums {
+  double a, b, c;
+  FASTLOSS_DEVICE void merge(const sums& x, bool is_max) {
+    a = is_max ? math::max(a, x.a) : a + x.a;
+    b = is_max ? math::max(b, x.b) : b + x.b;
+    c = is_max ? math::max(c, x.c) : c + x.c;
+  }
+};
+
+FASTLOSS_DEVICE sums identity(bool is_max) {
+  const double x = is_max ? -math::infinity<double> : 0.0;
+  return {x, x, x};
+}
+
+// Threads that share a row: a power of two of them within a warp, or the whole block.
+template <class Block>
+struct team {
+  Block& block;
+  int size, rank;
+
+  FASTLOSS_DEVICE team(Block& b, int size) : block(b), size(size), rank(b.thread() % size) {}
+  FASTLOSS_DEVICE int per_block() const { return block.threads() / size; }
+  FASTLOSS_DEVICE int index() const { return block.thread() / size; }
+
+  // The same for every thread, in an order that depends on the size of the team alone.
+  FASTLOSS_DEVICE sums combine(sums x, bool is_max = false) {
+    for (int mask = (size < warp_threads ? size : warp_threads) / 2; mask > 0; mask /= 2)
+      x.merge(block.exchange(x, mask), is_max);
+    if (size <= warp_threads) return x;
+    sums* by_warp = block.scratch();
+    if (rank % warp_threads == 0) by_warp[rank / warp_threads] = x;
+    block.barrier();
+    x = by_warp[0];
+    for (int w = 1; w < size / warp_threads; ++w) x.merge(by_warp[w], is_max);
+    block.barrier();
+    return x;
+  }
+
+  FASTLOSS_DEVICE double combine(double x) { return combine(sums{x, 0, 0}).a; }
+};
+
+// The sum of n numbers that other blocks have written (volatile: they may not be cached).
+template <class Block>
+FASTLOSS_DEVICE double sum_of(team<Block>& threads, const volatile double* x, int64_t n) {
+  double sum = 0;
+  for (int64_t i = threads.rank; i < n; i += threads.size) sum += x[i];
+  return threads.combine(sum);
+}
+
+}  // namespace fastloss::cuda

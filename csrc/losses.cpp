@@ -1,0 +1,27 @@
+#include "api.h"
+#include "losses/list.h"
+
+namespace fastloss {
+namespace {
+
+template <std::size_t N>
+std::vector<std::string> as_vector(const names<N>& n) {
+  return {n.values, n.values + N};
+}
+std::vector<std::string> as_vector(const no_names&) { return {}; }
+
+template <template <class> class... Loss>
+std::vector<loss_info> describe(loss_list<Loss...>) {
+  constexpr const char* kinds[] = {"map", "row", "region", "pairwise"};
+  return {{Loss<float>::name, kinds[static_cast<int>(Loss<float>::loss_kind)], Loss<float>::sparse,
+           as_vector(Loss<float>::parameters)}...};
+}
+
+}  // namespace
+
+const std::vector<loss_info>& losses() {
+  static const std::vector<loss_info> all = describe(all_losses{});
+  return all;
+}
+
+}  // namespace fastloss

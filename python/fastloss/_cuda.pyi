@@ -1,0 +1,29 @@
+from collections.abc import Callable
+
+Description = tuple[int, str, tuple[int, ...], tuple[int, ...]]
+
+ARCHITECTURES: str
+
+def driver_version() -> int: ...
+def runtime_version() -> int: ...
+def devices() -> list[tuple[str, tuple[int, int], int, int]]: ...
+
+class Plan:
+    def __init__(self, line: str, warns_of_one_class: bool) -> None: ...
+    @property
+    def class_weight(self) -> list[float]: ...
+    def run(
+        self,
+        y_true: Description,
+        y_pred: Description,
+        reduction: int,
+        sample_weight: Description | None,
+        mask: Description | None,
+        upstream: float | Description,
+        grad_pred: Description | None,
+        grad_true: Description | None,
+        class_weight: int,
+        allocate: Callable[[tuple[int, ...], str], int],
+        device: int,
+        stream: int,
+    ) -> None: ...

@@ -1,0 +1,234 @@
+"""The losses on GPU arrays: CuPy's own, and others that it can look at without a copy.
+
+Results are CuPy arrays on the device of y_pred, from CuPy's pool; work goes on CuPy's current
+stream, and nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import numbers
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastloss._evaluate import REDUCTIONS, GridPlan, Plan, Wrt, is_on_gpu
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+BUILD_HINT = "FASTLOSS_CUDA=13 pip install '.[cuda13]'"
+
+_device_plans: weakref.WeakKeyDictionary[Plan, Any] = weakref.WeakKeyDictionary()
+
+
+def kernels() -> ModuleType:
+    """The compiled CUDA kernels."""
+    try:
+        from fastloss import _cuda
+    except ImportError as error:
+        raise RuntimeError(
+            "GPU arrays need CUDA kernels, which this installation of fastloss was built without; "
+            f"build them with {BUILD_HINT}"
+        ) from error
+    return _cuda
+
+
+def _cupy() -> ModuleType:
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError("GPU arrays need CuPy: pip install 'fastloss[cuda13]'") from error
+    module: ModuleType = cupy
+    return module
+
+
+def _array(x: Any, argument: str, device: int | None = None) -> Any:
+    """``x`` as a CuPy array, without a copy, on the device that y_pred is on."""
+    cp = _cupy()
+    if not is_on_gpu(x):
+        raise TypeError(
+            f"{argument}: expected a GPU array, as y_pred is one, got {type(x).__name__}; "
+            f"cupy.asarray copies it to the GPU"
+        )
+    a = x if isinstance(x, cp.ndarray) else cp.asarray(x)
+    if device is not None and a.device.id != device:
+        raise ValueError(
+            f"{argument}: expected an array on device {device}, where y_pred is, got one on "
+            f"device {a.device.id}"
+        )
+    return a
+
+
+def predictions(x: Any) -> Any:
+    """An array of a dtype that the kernels compute in or store."""
+    a = _array(x, "y_pred")
+    if a.dtype.name in FLOATS:
+        return a
+    if a.dtype.kind in "biu":
+        return a.astype(np.float64)
+    raise TypeError(
+        "y_pred: expected float16, bfloat16, float32 or float64 (integers become float64), "
+        f"got {a.dtype}"
+    )
+
+
+def _real_numbers(x: Any, argument: str, device: int) -> Any:
+    a = _array(x, argument, device)
+    if a.dtype.kind in "biu" or a.dtype.name in FLOATS:
+        return a
+    raise TypeError(f"{argument}: expected real numbers, got dtype {a.dtype}")
+
+
+def _factor(x: Any, argument: str, device: int) -> Any:
+    """A weight or a mask; a number is spread by the GPU itself."""
+    if isinstance(x, (numbers.Real, np.generic)):
+        return _cupy().full((), x)
+    return _real_numbers(x, argument, device)
+
+
+def _described(a: Any) -> tuple[int, str, tuple[int, ...], tuple[int, ...]]:
+    return a.data.ptr, a.dtype.name, a.shape, a.strides
+
+
+def _extent(a: Any) -> tuple[int, int]:
+    """The first byte of an array and one past its last."""
+    first = end = a.data.ptr
+    if a.size == 0:
+        return first, end
+    for n, stride in zip(a.shape, a.strides, strict=True):
+        if stride < 0:
+            first += (n - 1) * stride
+        else:
+            end += (n - 1) * stride
+    return first, end + a.dtype.itemsize
+
+
+def _may_fill(out: Any, a: Any) -> bool:
+    """Whether a kernel may fill ``out`` while it reads ``a``: they are the same, or apart."""
+    if a is None:
+        return True
+    (begin, end), (other_begin, other_end) = _extent(out), _extent(a)
+    return end <= other_begin or other_end <= begin or _described(out) == _described(a)
+
+
+def _check_out(out: Any, y_pred: Any) -> None:
+    cp = _cupy()
+    if not isinstance(out, cp.ndarray):
+        raise TypeError(f"out: expected a CuPy array, as y_pred is one, got {type(out).__name__}")
+    if out.shape != y_pred.shape:
+        raise ValueError(f"out: expected the shape of y_pred, {y_pred.shape}, got {out.shape}")
+    if out.dtype != y_pred.dtype:
+        raise TypeError(f"out: expected the dtype of y_pred, {y_pred.dtype}, got {out.dtype}")
+    if out.device.id != y_pred.device.id:
+        raise ValueError(
+            f"out: expected an array on device {y_pred.device.id}, where y_pred is, got one on "
+            f"device {out.device.id}"
+        )
+
+
+class _DevicePlan:
+    """A plan compiled for GPUs, and its class weights on those that have used it."""
+
+    def __init__(self, plan: GridPlan) -> None:
+        warns = plan.spec.kind == "row" and "label_smoothing" in plan.parameters
+        self.compiled = kernels().Plan(plan.compiled.line(), warns)
+        self.class_weight: dict[int, Any] = {}
+
+    def class_weight_on(self, device: int) -> int:
+        """Their address; 0 without any. Copied when a device first sees the plan."""
+        weights = self.compiled.class_weight
+        if not weights:
+            return 0
+        if device not in self.class_weight:
+            self.class_weight[device] = _cupy().asarray(np.array(weights, np.float64))
+        address: int = self.class_weight[device].data.ptr
+        return address
+
+
+def _device_plan(plan: GridPlan) -> _DevicePlan:
+    if plan not in _device_plans:
+        _device_plans[plan] = _DevicePlan(plan)
+    made: _DevicePlan = _device_plans[plan]
+    return made
+
+
+def cast(y_pred: Any, dtype: str) -> Any:
+    """``y_pred`` in another dtype."""
+    return predictions(y_pred).astype(dtype, copy=False)
+
+
+def evaluate(
+    plan: Plan,
+    y_true: Any,
+    y_pred: Any,
+    reduction: str | None,
+    sample_weight: Any = None,
+    mask: Any = None,
+    upstream: Any = 1.0,
+    wrt: Wrt | None = None,
+    out: Any = None,
+    **arrays: Any,
+) -> tuple[Any, Any, Any]:
+    """For GPU arrays what `Plan.evaluate` gives for arrays of the host.
+
+    The reduced value is an array without dimensions, so that nothing waits for it.
+    """
+    if not isinstance(plan, GridPlan):
+        raise TypeError(f"y_pred: {plan.spec.name} does not take GPU arrays, only NumPy's")
+    compiled = _device_plan(plan)
+    cp = _cupy()
+    y_pred = predictions(y_pred)
+    device = y_pred.device.id
+    with cp.cuda.Device(device):
+        y_true = _real_numbers(y_true, "y_true", device)
+        if sample_weight is not None:
+            sample_weight = _factor(sample_weight, "sample_weight", device)
+        if mask is not None:
+            mask = _factor(mask, "mask", device)
+            mask = mask if mask.dtype.kind == "b" else mask != 0
+        if is_on_gpu(upstream):
+            upstream = _real_numbers(upstream, "upstream", device)
+        elif isinstance(upstream, (numbers.Real, np.generic)):
+            upstream = float(upstream)
+        else:
+            upstream = _array(upstream, "upstream", device)
+        grad_pred = grad_true = None
+        if out is not None:
+            _check_out(out, y_pred)
+        if wrt in ("y_pred", "both"):
+            inputs = (y_true, y_pred, sample_weight, mask)
+            inputs += () if isinstance(upstream, float) else (upstream,)
+            fills_out = out is not None and all(_may_fill(out, a) for a in inputs)
+            grad_pred = out if fills_out else cp.empty(y_pred.shape, y_pred.dtype)
+        if wrt in ("y_true", "both"):
+            grad_true = cp.empty(y_true.shape, y_pred.dtype)
+        made: list[Any] = []
+
+        def allocate(shape: tuple[int, ...], dtype: str) -> int:
+            made.append(cp.empty(shape, dtype))
+            address: int = made[-1].data.ptr
+            return address
+
+        def described(a: Any) -> Any:
+            return None if a is None else _described(a)
+
+        compiled.compiled.run(
+            _described(y_true),
+            _described(y_pred),
+            REDUCTIONS[reduction],
+            described(sample_weight),
+            described(mask),
+            upstream if isinstance(upstream, float) else _described(upstream),
+            described(grad_pred),
+            described(grad_true),
+            compiled.class_weight_on(device),
+            allocate,
+            device,
+            cp.cuda.get_current_stream().ptr,
+        )
+        if grad_pred is not None and out is not None and grad_pred is not out:
+            out[...] = grad_pred
+            grad_pred = out
+        return made[0], grad_pred, grad_true

@@ -1,0 +1,150 @@
+"""Devices that tests of GPU arrays run on: a card with CuPy, or the emulation of one on the host.
+
+The emulation is the device code of ``csrc/cuda`` with the host's memory, ``tests/cuda``, and a
+stand-in for the part of CuPy that fastloss uses.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import subprocess
+import sys
+import sysconfig
+import types
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = [
+    "csrc/bind/cuda.cpp", "csrc/cuda/driver.cpp", "csrc/cuda/cuts.cpp", "csrc/plan.cpp",
+    "csrc/losses.cpp", "csrc/cpu/view.cpp", "tests/cuda/emulation.cpp",
+]  # fmt: skip
+SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+
+
+class DeviceArray:
+    """An array that keeps its elements where NumPy may not look, as a GPU does."""
+
+    def __init__(self, held: Any, device: int = 0) -> None:
+        self.held = held
+        self.device = types.SimpleNamespace(id=device)
+
+    @property
+    def data(self) -> Any:
+        return types.SimpleNamespace(ptr=self.held.__array_interface__["data"][0])
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {**self.held.__array_interface__, "version": 3}
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed.")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("shape", "dtype", "strides", "ndim", "size"):
+            return getattr(self.held, name)
+        raise AttributeError(name)
+
+    def __setitem__(self, key: Any, value: DeviceArray) -> None:
+        self.held[key] = value.held
+
+    def __ne__(self, other: Any) -> Any:
+        return DeviceArray(self.held != other, self.device.id)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def astype(self, dtype: Any, copy: bool = True) -> DeviceArray:
+        return DeviceArray(self.held.astype(dtype, copy=copy), self.device.id)
+
+
+def empty(shape: Any, dtype: Any) -> DeviceArray:
+    """Memory full of what would spoil a result: NaN, or all bits set."""
+    held = np.empty(shape, dtype)
+    held.reshape(-1).view(np.uint8)[...] = 0xFF
+    return DeviceArray(held)
+
+
+def stand_in() -> types.ModuleType:
+    """A module with the part of CuPy that fastloss uses."""
+    cupy = types.ModuleType("cupy")
+    cupy.__dict__.update(
+        ndarray=DeviceArray,
+        asarray=lambda x: DeviceArray(np.asarray(x)),
+        empty=empty,
+        full=lambda shape, x: DeviceArray(np.full(shape, x)),
+        cuda=types.SimpleNamespace(
+            Device=lambda _: nullcontext(),
+            get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        ),
+    )
+    return cupy
+
+
+def build_emulation(folder: Path, extra: list[str] | None = None) -> Path:
+    """The extension module ``_cuda`` with the kernels running on the host."""
+    import pybind11
+
+    compiler = os.environ.get("CXX", "g++")
+    library = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
+    includes = [ROOT / "csrc", pybind11.get_include(), sysconfig.get_paths()["include"]]
+    command = [
+        compiler, "-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden",
+        "-ffp-contract=fast", "-fno-strict-aliasing", *(extra or []),
+        '-DFASTLOSS_CUDA_ARCHITECTURES="emulated"', *(f"-I{i}" for i in includes),
+        *(str(ROOT / s) for s in SOURCES), "-o", str(library),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return library
+
+
+def load(library: Path) -> types.ModuleType:
+    loader = importlib.machinery.ExtensionFileLoader("fastloss._cuda", str(library))
+    spec = importlib.util.spec_from_file_location("fastloss._cuda", library, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+class Device:
+    """Where the arrays of a test are."""
+
+    def __init__(self, cupy: Any) -> None:
+        self.cupy = cupy
+        self.is_emulated = not hasattr(cupy, "cuda") or cupy.ndarray is DeviceArray
+
+    def put(self, host: Any) -> Any:
+        """The array on the device, with the same strides."""
+        if self.is_emulated:
+            return DeviceArray(host)
+        base = host
+        while isinstance(base.base, np.ndarray):
+            base = base.base
+        offset = host.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+        memory = self.cupy.asarray(base.reshape(-1, order="K"))
+        return self.cupy.ndarray(host.shape, host.dtype, memory.data + offset, strides=host.strides)
+
+    def get(self, array: Any) -> Any:
+        """The elements of a device's array."""
+        if array is None or isinstance(array, tuple):
+            return array and tuple(self.get(a) for a in array)
+        return array.held if self.is_emulated else array.get()
+
+
+def install(library: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """Lets fastloss find the emulation in place of CuPy and its own CUDA module."""
+    import fastloss
+    from fastloss import _cupy
+
+    cupy, module = stand_in(), load(library)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "fastloss._cuda", module)
+    monkeypatch.setattr(fastloss, "_cuda", module, raising=False)
+    _cupy._device_plans.clear()
+    return Device(cupy)
