@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ class Captured:
         self.graph.launch()
 
 
-def device_time(calls: list[Callable[[], Any]], seconds: float) -> float:
+def device_time(calls: Sequence[Callable[[], Any]], seconds: float) -> float:
     """Median milliseconds of one call on the device."""
     for call in calls:
         call()

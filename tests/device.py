@@ -80,7 +80,7 @@ def stand_in() -> types.ModuleType:
         full=lambda shape, x: DeviceArray(np.full(shape, x)),
         cuda=types.SimpleNamespace(
             Device=lambda _: nullcontext(),
-            get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+            get_current_stream=lambda: types.SimpleNamespace(ptr=0, is_capturing=lambda: False),
         ),
     )
     return cupy
