@@ -13,7 +13,7 @@ TENSORFLOW := $(TENSORFLOW_PACKAGE)>=2.18,<2.22
 # The build requirements of pyproject.toml, and what scikit-build-core would fetch for itself.
 BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
 
-SOURCES := $(shell find csrc python -type f -not -name '*.pyc') CMakeLists.txt
+SOURCES := $(shell find cmake csrc python -type f -not -name '*.pyc') CMakeLists.txt
 
 .DELETE_ON_ERROR:
 .PHONY: help demo bench bench-quick test test-all lint format stubs wheel clean

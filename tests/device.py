@@ -80,7 +80,7 @@ def stand_in() -> types.ModuleType:
         full=lambda shape, x: DeviceArray(np.full(shape, x)),
         cuda=types.SimpleNamespace(
             Device=lambda _: nullcontext(),
-            get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+            get_current_stream=lambda: types.SimpleNamespace(ptr=0, is_capturing=lambda: False),
         ),
     )
     return cupy
@@ -117,7 +117,7 @@ class Device:
 
     def __init__(self, cupy: Any) -> None:
         self.cupy = cupy
-        self.is_emulated = not hasattr(cupy, "cuda") or cupy.ndarray is DeviceArray
+        self.is_emulated = cupy.ndarray is DeviceArray
 
     def put(self, host: Any) -> Any:
         """The array on the device, with the same strides."""
@@ -127,7 +127,7 @@ class Device:
         while isinstance(base.base, np.ndarray):
             base = base.base
         offset = host.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-        memory = self.cupy.asarray(base.reshape(-1, order="K"))
+        memory = self.cupy.asarray(base.ravel(order="K"))
         return self.cupy.ndarray(host.shape, host.dtype, memory.data + offset, strides=host.strides)
 
     def get(self, array: Any) -> Any:

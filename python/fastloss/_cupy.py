@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 BUILD_HINT = "FASTLOSS_CUDA=13 pip install '.[cuda13]'"
 
+# Workspaces of calls that a graph has captured, which may be replayed as long as the process lives.
+_captured: list[Any] = []
+
 _device_plans: weakref.WeakKeyDictionary[Plan, Any] = weakref.WeakKeyDictionary()
 
 
@@ -204,7 +207,8 @@ def evaluate(
             grad_pred = out if fills_out else cp.empty(y_pred.shape, y_pred.dtype)
         if wrt in ("y_true", "both"):
             grad_true = cp.empty(y_true.shape, y_pred.dtype)
-        made: list[Any] = []
+        stream = cp.cuda.get_current_stream()
+        made: list[Any] = []  # the value and the workspace
 
         def allocate(shape: tuple[int, ...], dtype: str) -> int:
             made.append(cp.empty(shape, dtype))
@@ -226,8 +230,10 @@ def evaluate(
             compiled.class_weight_on(device),
             allocate,
             device,
-            cp.cuda.get_current_stream().ptr,
+            stream.ptr,
         )
+        if stream.is_capturing():
+            _captured.append(made[1])
         if grad_pred is not None and out is not None and grad_pred is not out:
             out[...] = grad_pred
             grad_pred = out
