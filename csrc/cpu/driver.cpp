@@ -185,7 +185,6 @@ void call<T>::end_output(const std::optional<view>& v, int64_t first, int64_t n,
 template class call<float>;
 template class call<double>;
 
-namespace {}  // namespace
 }  // namespace cpu
 
 double run(const request& r) {

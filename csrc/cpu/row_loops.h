@@ -123,7 +123,7 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
   } else {
     for (std::int64_t first = 0; first < n; first += sum_block) {
       std::int64_t last = first + sum_block < n ? first + sum_block : n;
-      if constexpr (Phase == F::first_phase_is_max) {  // what follows this row or block
+      if constexpr (Phase == (F::first_phase_is_max ? 1 : 0)) {  // what follows this row or block
         prefetch(p + n + first, last - first);
         if constexpr (!F::sparse) prefetch(t + n + first, last - first);
       }
