@@ -33,6 +33,40 @@ void map_loop(const void* functor, const T* t, const T* p, const T* scale, T* lo
   }
 }
 
+enum class gradients { none, stored, streamed };
+
+template <class F, class T, gradients Gradients>
+double map_sum_loop(const void* functor, const T* t, const T* p, T scale, T* d_pred,
+                    std::int64_t n) {
+  constexpr int width = sum_lanes;
+  const F f = *static_cast<const F*>(functor);
+  double sums[width] = {};
+  alignas(cache_line) T loss[width], out[width];
+  auto one = [&](std::int64_t first, int k) __attribute__((always_inline)) {
+    map_terms<T> r = f(t[first + k], p[first + k]);
+    loss[k] = r.loss;
+    if constexpr (Gradients != gradients::none) out[k] = scale * r.d_pred;
+  };
+  std::int64_t i = 0;
+  for (; i + width <= n; i += width) {
+#pragma omp simd
+    for (int k = 0; k < width; ++k) one(i, k);
+#pragma omp simd
+    for (int k = 0; k < width; ++k) sums[k] += double(loss[k]);
+    if constexpr (Gradients == gradients::stored) std::memcpy(d_pred + i, out, sizeof out);
+    if constexpr (Gradients == gradients::streamed)
+      for (int k = 0; k < width; k += line<T>) stream_line(out + k, d_pred + i + k);
+  }
+  const int rest = static_cast<int>(n - i);
+#pragma omp simd
+  for (int k = 0; k < rest; ++k) one(i, k);
+  for (int k = 0; k < rest; ++k) {
+    sums[k] += double(loss[k]);
+    if constexpr (Gradients != gradients::none) d_pred[i + k] = out[k];
+  }
+  return sum_of_lanes(sums);
+}
+
 template <class F, class T>
 loss_kernel<T> make_kernel() {
   loss_kernel<T> k{};
@@ -44,6 +78,9 @@ loss_kernel<T> make_kernel() {
     k.map[1] = map_loop<F, T, 1>;
     k.map[2] = map_loop<F, T, 2>;
     k.map[3] = map_loop<F, T, 3>;
+    k.map_sum = map_sum_loop<F, T, gradients::none>;
+    k.map_sum_gradient = map_sum_loop<F, T, gradients::stored>;
+    k.map_sum_stream = map_sum_loop<F, T, gradients::streamed>;
   } else {
     static_assert(F::phases <= max_phases);
     k.phases = F::phases;

@@ -9,7 +9,6 @@
 
 namespace fastloss::cpu {
 
-// What a caller wants beside the value; indexes the arrays of loops below.
 // Asks for memory that is read soon, so that it comes while something else is computed. The
 // processor does so by itself only along one stream. Need not lie inside of an array.
 template <class T>
@@ -19,6 +18,7 @@ FASTLOSS_HD void prefetch(const T* at, std::int64_t n) {
     __builtin_prefetch(reinterpret_cast<const char*>(at) + i * std::int64_t(sizeof(T)), 0, 2);
 }
 
+// What a caller wants beside the value; indexes the arrays of loops below.
 enum wants { wants_value = 0, wants_pred = 1, wants_true = 2 };
 
 inline constexpr int max_phases = 3;
@@ -60,6 +60,13 @@ struct loss_kernel {
   using map_loop = void (*)(const void* functor, const T* t, const T* p, const T* scale, T* loss,
                             T* d_pred, T* d_true, std::int64_t n);
   map_loop map[4] = {};
+
+  // map, the usual case in one loop: returns the sum of the losses, which is that of
+  // memory_loops::weighted_sum, and writes gradients that all have one scale other than zero. The
+  // second gradient loop writes past the caches; see end_of_writes in parallel.h.
+  using map_sum_loop = double (*)(const void* functor, const T* t, const T* p, T scale, T* d_pred,
+                                  std::int64_t n);
+  map_sum_loop map_sum = nullptr, map_sum_gradient = nullptr, map_sum_stream = nullptr;
 
   // row: `accumulate` combines the terms of a block into `sums` (double[3]), and `summarize` makes
   // the stats of a row that is one block. `kept` has room for what the functor keeps per element.

@@ -14,14 +14,19 @@ namespace {
 // not stop to read ahead.
 constexpr int64_t streamed_piece = 256;
 
+bool is_line(const void* at) { return reinterpret_cast<std::uintptr_t>(at) % cache_line == 0; }
+
 }  // namespace
 
 template <class T>
 std::optional<double> call<T>::run_map(double scale, double mean, bool expect_binary) {
   const tiling tiles(r_.rows, r_.cols);
   std::vector<double> partial(tiles.count());
-  std::vector<T> constant(std::min(block, r_.rows * r_.cols), T(scale * r_.upstream));
+  const T factor = T(scale * r_.upstream);
+  std::vector<T> constant(std::min(block, r_.rows * r_.cols), factor);
   std::atomic<bool> as_expected{true};
+  const bool sums_only =
+      weights_.empty() && !upstream_ && !grad_true_ && r_.reduce != reduction::none && factor != 0;
   parallel_for(tiles.count(), threads_, [&](int64_t i) {
     const tile at = tiles.at(i);
     if (at.size() == 0) return;
@@ -43,6 +48,15 @@ std::optional<double> call<T>::run_map(double scale, double mean, bool expect_bi
     if (weighted || upstream_) {
       scales(at, weighted ? w : nullptr, s[0], s_scratch);
       s = s_scratch;
+    }
+    if (sums_only) {
+      T* d_pred = !grad_pred_ ? nullptr : output(*grad_pred_, first, at.size(), d_pred_scratch);
+      const auto loop = !d_pred                       ? kernel_.map_sum
+                        : streams_ && is_line(d_pred) ? kernel_.map_sum_stream
+                                                      : kernel_.map_sum_gradient;
+      partial[i] = loop(functor_, t, p, factor, d_pred, at.size());
+      if (d_pred == d_pred_scratch) store(*grad_pred_, first, at.size(), d_pred);
+      return;
     }
     const bool untransforms = grad_true_ && transforms_target();
     const int64_t piece = streams_ && !untransforms ? streamed_piece : block;

@@ -15,9 +15,17 @@ namespace {
 
 // Independent double sums: the same bits whatever the vector width. Many, because additions to one
 // register wait for each other.
+constexpr int sum_lanes = 32;
+
+FASTLOSS_HD double sum_of_lanes(double (&sums)[sum_lanes]) {
+  for (int half = sum_lanes / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
+  return sums[0];
+}
+
 template <class T>
 double weighted_sum(const T* x, const T* w, std::int64_t n) {
-  constexpr int width = 32;
+  constexpr int width = sum_lanes;
   double sums[width] = {};
   std::int64_t i = 0;
   if (w) {
@@ -32,9 +40,7 @@ double weighted_sum(const T* x, const T* w, std::int64_t n) {
       for (int k = 0; k < width; ++k) sums[k] += double(x[i + k]);
     for (; i < n; ++i) sums[i % width] += double(x[i]);
   }
-  for (int half = width / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
-  return sums[0];
+  return sum_of_lanes(sums);
 }
 
 template <class T>
@@ -54,36 +60,35 @@ inline bool all_below(const std::int64_t* x, std::int64_t n, std::int64_t limit)
   return others == 0;
 }
 
+template <class T>
+inline constexpr std::int64_t line = cache_line / sizeof(T);
+
+// Writes a cache line past the caches; `to` is aligned to it.
+template <class T>
+FASTLOSS_HD void stream_line(const T* from, T* to) {
+#if defined(__AVX512F__)
+  __m512i x;
+  std::memcpy(&x, from, sizeof x);
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), x);
+#elif defined(__AVX2__)
+  __m256i x[2];
+  std::memcpy(x, from, sizeof x);
+  for (int k = 0; k < 2; ++k) _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + k, x[k]);
+#elif defined(__SSE2__)
+  __m128i x[4];
+  std::memcpy(x, from, sizeof x);
+  for (int k = 0; k < 4; ++k) _mm_stream_si128(reinterpret_cast<__m128i*>(to) + k, x[k]);
+#else
+  std::memcpy(to, from, cache_line);
+#endif
+}
+
 // Lines that are not whole are written as usual.
 template <class T>
 void stream(const T* from, std::int64_t n, T* to) {
   std::int64_t i = 0;
-#if defined(__SSE2__)
-#if defined(__AVX512F__)
-  using packet = __m512i;
-  auto write = [](void* at, packet x) __attribute__((always_inline)) {
-    _mm512_stream_si512(static_cast<packet*>(at), x);
-  };
-#elif defined(__AVX2__)
-  using packet = __m256i;
-  auto write = [](void* at, packet x) __attribute__((always_inline)) {
-    _mm256_stream_si256(static_cast<packet*>(at), x);
-  };
-#else
-  using packet = __m128i;
-  auto write = [](void* at, packet x) __attribute__((always_inline)) {
-    _mm_stream_si128(static_cast<packet*>(at), x);
-  };
-#endif
-  constexpr std::int64_t line = cache_line / sizeof(T), step = sizeof(packet) / sizeof(T);
   while (i < n && reinterpret_cast<std::uintptr_t>(to + i) % cache_line != 0) to[i] = from[i], ++i;
-  for (; i + line <= n; i += line)
-    for (std::int64_t k = 0; k < line; k += step) {
-      packet x;
-      std::memcpy(&x, from + i + k, sizeof x);
-      write(to + i + k, x);
-    }
-#endif
+  for (; i + line<T> <= n; i += line<T>) stream_line(from + i, to + i);
   for (; i < n; ++i) to[i] = from[i];
 }
 
