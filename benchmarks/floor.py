@@ -43,7 +43,10 @@ def library() -> Any:
 
 
 def make(case: Case, inputs: Inputs, gradient: bool, threads: int, streaming: bool) -> Any:
-    """A call that moves the bytes of a set: (set) -> sum of what was read, or 0."""
+    """A call that moves the bytes of a set: (set) -> sum of what was read, or 0.
+
+    The gradient of a region needs sums over all of it, so that everything is read twice.
+    """
     move = library().move_bytes
     arguments = []
     for (t, p), g in zip(inputs.numpy, inputs.gradients, strict=True):
@@ -53,4 +56,7 @@ def make(case: Case, inputs: Inputs, gradient: bool, threads: int, streaming: bo
             g.ctypes.data if gradient else None,
         )
         arguments.append((*addresses, case.elements, threads, streaming))
+    if case.reads_twice(gradient):
+        reading = [(t, p, None, *others) for t, p, _, *others in arguments]
+        return lambda i: move(*reading[i]) + move(*arguments[i])
     return lambda i: move(*arguments[i])

@@ -81,9 +81,14 @@ class Case:
         """Whether y_true holds integers, whose bytes do not count."""
         return self.spec.labels == "integer"
 
+    def reads_twice(self, gradient: bool) -> bool:
+        """Whether a gradient needs sums over the whole arrays first."""
+        return gradient and self.spec.kind == "region"
+
     def bytes(self, gradient: bool) -> int:
-        """The fewest that can be moved: y_true and y_pred are read, the gradient is written."""
-        return 4 * self.elements * ((1 if self.has_labels else 2) + gradient)
+        """The fewest that can be moved: what is read of y_true and y_pred, the gradient written."""
+        reads = (1 if self.has_labels else 2) * (2 if self.reads_twice(gradient) else 1)
+        return 4 * self.elements * (reads + gradient)
 
 
 def size_name(shape: Shape) -> str:

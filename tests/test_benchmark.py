@@ -156,6 +156,8 @@ def test_bytes_are_those_of_the_arrays_that_must_be_moved() -> None:
     assert (case.bytes(True), case.bytes(False)) == (t.nbytes + 2 * p.nbytes, t.nbytes + p.nbytes)
     labels = Case("sparse_categorical_crossentropy", (3, 5))
     assert (labels.bytes(True), labels.bytes(False)) == (2 * p.nbytes, p.nbytes)
+    region = Case("dice", (3, 5))
+    assert (region.bytes(True), region.bytes(False)) == (5 * p.nbytes, 2 * p.nbytes)
 
 
 def test_inputs_start_at_a_cache_line_and_are_several() -> None:

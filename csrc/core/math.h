@@ -120,44 +120,36 @@ FASTLOSS_HD two_parts<T> multiply_exactly(T a, T b) {
 #endif
 }
 
-// The series below, summed from the last term (index Last) to the term of index K; templates rather
-// than loops, so that every coefficient is a constant for every compiler.
+// Coefficients of series: of the exponential, of cosh in the square, of (atanh(s) - s) / (s / 2) in
+// the square, and of the logarithm as above.
 constexpr double inverse_factorial(int n) { return n <= 1 ? 1.0 : inverse_factorial(n - 1) / n; }
 
-template <int K, int Last, class T>
-FASTLOSS_HD T exponential_series(T r) {  // sum of r^(k - K) / k!
-  constexpr T coefficient = T(inverse_factorial(K));
-  if constexpr (K == Last)
-    return coefficient;
-  else
-    return exponential_series<K + 1, Last>(r) * r + coefficient;
-}
+template <class T>
+struct exponential_series {
+  static constexpr T coefficient(int k) { return T(inverse_factorial(k)); }
+};
+template <class T>
+struct cosh_series {
+  static constexpr T coefficient(int k) { return T(inverse_factorial(2 * k)); }
+};
+template <class T>
+struct atanh_series {
+  static constexpr T coefficient(int k) { return T(2.0 / (2 * k + 1)); }
+};
+template <class T>
+struct log_series {
+  static constexpr T coefficient(int k) { return format<T>::log_series[k]; }
+};
 
-template <int K, int Last, class T>
-FASTLOSS_HD T cosh_series(T z) {  // sum of z^(k - K) / (2 k)!
-  constexpr T coefficient = T(inverse_factorial(2 * K));
-  if constexpr (K == Last)
+// The sum of coefficient(k) x^(k - First) for k from First to Last; a template rather than a loop, so
+// that every coefficient is a constant for every compiler.
+template <class Series, int First, int Last, class T>
+FASTLOSS_HD T polynomial(T x) {
+  constexpr T coefficient = Series::coefficient(First);
+  if constexpr (First == Last)
     return coefficient;
   else
-    return cosh_series<K + 1, Last>(z) * z + coefficient;
-}
-
-template <int K, int Last, class T>
-FASTLOSS_HD T atanh_series(T z) {  // sum of 2 z^(k - K) / (2 k + 1)
-  constexpr T coefficient = T(2.0 / (2 * K + 1));
-  if constexpr (K == Last)
-    return coefficient;
-  else
-    return atanh_series<K + 1, Last>(z) * z + coefficient;
-}
-
-template <int K, class T>
-FASTLOSS_HD T fitted_log_series(T f) {  // sum of log_series[k] f^(k - K), from k = K
-  constexpr T coefficient = format<T>::log_series[K];
-  if constexpr (K + 1 == sizeof(format<T>::log_series) / sizeof(T))
-    return coefficient;
-  else
-    return fitted_log_series<K + 1>(f) * f + coefficient;
+    return polynomial<Series, First + 1, Last>(x) * x + coefficient;
 }
 
 template <class T>
@@ -181,7 +173,7 @@ FASTLOSS_HD reduced_exponential<T> reduce_exponential(T x, T tail) {
   auto n = bit_cast<typename F::integer>(shifted) - bit_cast<typename F::integer>(F::round_shift);
   T nf = shifted - F::round_shift;
   auto [r, r_lo] = add_smaller(x - nf * F::ln2_hi, tail - nf * F::ln2_lo);
-  auto [hi, lo] = add_smaller(r, r * r * exponential_series<2, F::exp_terms>(r));
+  auto [hi, lo] = add_smaller(r, r * r * polynomial<exponential_series<T>, 2, F::exp_terms>(r));
   return {n, {hi, lo + (r_lo + r_lo * hi)}};
 }
 
@@ -250,7 +242,7 @@ struct relative_exponential {
     T shifted = d * log2e + F::round_shift;  // its last bits are the integer nf
     T nf = shifted - F::round_shift;
     T r = (d - nf * F::ln2_hi) - nf * F::ln2_lo;
-    T m = T(1) + (r + r * r * exponential_series<2, F::exp_terms>(r));
+    T m = T(1) + (r + r * r * polynomial<exponential_series<T>, 2, F::exp_terms>(r));
     T scale = bit_cast<T>(bit_cast<typename F::bits>(shifted - base) << F::mantissa_bits);
     return d < least ? T(0) : m * scale;
   }
@@ -271,7 +263,7 @@ FASTLOSS_HD T expm1(T x) {
 template <class T>
 FASTLOSS_HD T coshm1(T x) {
   T z = x * x;
-  return z * cosh_series<1, format<T>::cosh_terms>(z);
+  return z * polynomial<cosh_series<T>, 1, format<T>::cosh_terms>(z);
 }
 
 // x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for positive finite x.
@@ -300,13 +292,13 @@ FASTLOSS_HD reduced_logarithm<T> reduce_logarithm(T x) {
 // log((1 + s) / (1 - s)) = 2 s + s * tail(s * s).
 template <class T>
 FASTLOSS_HD T atanh_tail(T z) {
-  return z * atanh_series<1, format<T>::log_terms>(z);
+  return z * polynomial<atanh_series<T>, 1, format<T>::log_terms>(z);
 }
 
 // log(1 + f) - f + f^2 / 2, for a reduced f. In float a polynomial is short enough; in double the
 // series of atanh takes half the terms, for a division.
 FASTLOSS_HD float log_tail(float f, float half_square) {
-  return 2 * half_square * f * fitted_log_series<0>(f);
+  return 2 * half_square * f * polynomial<log_series<float>, 0, 7>(f);
 }
 FASTLOSS_HD double log_tail(double f, double half_square) {
   double s = f / (2 + f);
@@ -320,6 +312,13 @@ FASTLOSS_HD T log_of_reduced(reduced_logarithm<T> x, T correction) {
   T half_square = T(0.5) * x.f * x.f;
   T tail = log_tail(x.f, half_square) + x.k * F::ln2_lo + correction;
   return x.k * F::ln2_hi + (x.f - (half_square - tail));
+}
+
+// log(1 + x) + correction, 0 <= x <= 1; 1 + x is not formed, so that it need not be rounded.
+template <class T>
+FASTLOSS_HD T log1p_of_share(T x, T correction = T(0)) {
+  bool upper = x > T(0.41421);
+  return log_of_reduced<T>({upper ? T(1) : T(0), upper ? T(0.5) * (x - T(1)) : x}, correction);
 }
 
 // log(x) + correction: what is lost by rounding x, over x.
@@ -426,10 +425,7 @@ struct logistic {
     auto small = add_smaller(product.hi, product.lo + (e.hi * large.lo + e.lo * large.hi));
     positive = {z < T(0) ? small.hi : large.hi, z < T(0) ? small.lo : large.lo};
     negative = {z < T(0) ? large.hi : small.hi, z < T(0) ? large.lo : small.lo};
-    // 1 + e = 2^k (1 + f), k = 0 or 1, without a rounding
-    bool upper = e.hi > T(0.41421);
-    T k = upper ? T(1) : T(0), f = upper ? T(0.5) * (e.hi - T(1)) : e.hi;
-    log1p_exp = log_of_reduced<T>({k, f}, e.lo * large.hi);
+    log1p_exp = log1p_of_share(e.hi, e.lo * large.hi);
   }
 };
 

@@ -94,7 +94,7 @@ struct log_cosh : map_loss {
     bool small = size < 1;
     T v = -math::expm1(-size), w = 1 - v;
     T shift = small ? T(0) : size - T(0.69314718055994530942);
-    T loss = shift + math::log1p(small ? math::coshm1(e) : w * w);
+    T loss = shift + math::log1p_of_share(small ? math::coshm1(e) : w * w);
     T tanh = v * (1 + w) / (1 + w * w);
     T slope = e < 0 ? -tanh : tanh;
     return {loss, slope, -slope};

@@ -1,0 +1,51 @@
+"""Gradients that are large enough to be written past the caches are those of small ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastloss
+from fastloss._registry import REGISTRY, LossSpec
+
+ELEMENTS = 7_000_000  # 28 MB of float32
+
+SPECS = [spec for spec in REGISTRY if not spec.batched and spec.kind != "region"]
+
+
+def draw(
+    rng: np.random.Generator, spec: LossSpec, rows: int, cols: int
+) -> tuple[np.ndarray, np.ndarray]:
+    p = rng.uniform(0.01, 0.99, (rows, cols)).astype(np.float32)
+    if spec.labels == "integer":
+        return rng.integers(0, cols, rows), p
+    return rng.uniform(0.01, 0.99, (rows, cols)).astype(np.float32), p
+
+
+def array_at(offset: int, shape: tuple[int, int]) -> np.ndarray:
+    """An array whose first element lies so many elements behind the start of a cache line."""
+    size = int(np.prod(shape))
+    memory = np.full(size + 32, np.nan, np.float32)
+    first = -memory.ctypes.data % 64 // 4 + offset
+    return memory[first : first + size].reshape(shape)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("cols", [3, 423, 32000])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_large_gradient_is_that_of_its_parts(
+    spec: LossSpec, cols: int, offset: int, rng: np.random.Generator
+) -> None:
+    rows = ELEMENTS // cols + 1
+    t, p = draw(rng, spec, rows, cols)
+    loss = getattr(fastloss, spec.class_name)(reduction="sum")
+    whole = array_at(offset, p.shape)
+    value, _ = loss.value_and_grad(t, p, out=whole)
+    step = rows // 3 + 1  # 9 MB each
+    total = 0.0
+    for first in range(0, rows, step):
+        part = slice(first, first + step)
+        part_value, grad = loss.value_and_grad(t[part], p[part])
+        np.testing.assert_array_equal(whole[part], grad)
+        total += float(part_value)
+    assert value == pytest.approx(total, rel=1e-6)
