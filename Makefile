@@ -89,9 +89,9 @@ $(VENV)/fastloss: $(VENV)/python pyproject.toml $(SOURCES)
 	@$(PIP) --no-build-isolation '$(TENSORFLOW)' '.[bench,demo,test,dev]'
 	@mv $@.started $@
 
-# The CPU build of PyTorch is in an index of its own; that of PyPI brings gigabytes for GPUs.
+# PyPI's PyTorch brings gigabytes for GPUs; TORCH may be the file of a build for the CPU.
+TORCH ?= torch
 $(VENV)/peers: $(VENV)/python
 	@echo "Installing PyTorch and JAX"
-	@$(PIP) --index-url https://download.pytorch.org/whl/cpu torch
-	@$(PIP) jax
+	@$(PIP) $(TORCH) jax
 	@touch $@

@@ -141,8 +141,8 @@ struct log_series {
   static constexpr T coefficient(int k) { return format<T>::log_series[k]; }
 };
 
-// The sum of coefficient(k) x^(k - First) for k from First to Last; a template rather than a loop, so
-// that every coefficient is a constant for every compiler.
+// The sum of coefficient(k) x^(k - First) for k from First to Last; a template rather than a loop,
+// so that every coefficient is a constant for every compiler.
 template <class Series, int First, int Last, class T>
 FASTLOSS_HD T polynomial(T x) {
   constexpr T coefficient = Series::coefficient(First);
