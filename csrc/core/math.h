@@ -321,12 +321,24 @@ FASTLOSS_HD T log1p_of_share(T x, T correction = T(0)) {
   return log_of_reduced<T>({upper ? T(1) : T(0), upper ? T(0.5) * (x - T(1)) : x}, correction);
 }
 
+// log(1 - x), 0 <= x <= 1/2, likewise
+template <class T>
+FASTLOSS_HD T log_of_rest(T x) {
+  bool lower = x > T(0.29289);
+  return log_of_reduced<T>({lower ? T(-1) : T(0), lower ? T(1) - 2 * x : -x}, T(0));
+}
+
+// The logarithm of what is no positive finite number, else `finite`.
+template <class T>
+FASTLOSS_HD T log_at_edges(T x, T finite) {
+  T edge = x == T(0) ? -infinity<T> : (x > T(0) ? x : std::numeric_limits<T>::quiet_NaN());
+  return x > T(0) && x < infinity<T> ? finite : edge;
+}
+
 // log(x) + correction: what is lost by rounding x, over x.
 template <class T>
 FASTLOSS_HD T log_corrected(T x, T correction) {
-  T finite = log_of_reduced(reduce_logarithm(x), correction);
-  T edge = x == T(0) ? -infinity<T> : (x > T(0) ? x : std::numeric_limits<T>::quiet_NaN());
-  return x > T(0) && x < infinity<T> ? finite : edge;
+  return log_at_edges(x, log_of_reduced(reduce_logarithm(x), correction));
 }
 
 template <class T>
@@ -350,10 +362,12 @@ FASTLOSS_HD T log1p(T x) {
 // where the quotient is close to 1.
 template <class T>
 FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
-  T x = difference / denominator;
-  T u = T(1) + x;
-  bool close = x > T(-0.5) && x < T(1);
-  return log_corrected(close ? u : numerator / denominator, close ? (x - (u - T(1))) / u : T(0));
+  T x = difference / denominator, quotient = numerator / denominator;
+  auto [k, f] = reduce_logarithm(quotient);
+  bool close = x > T(-0.5) && x<T(1), above = x> T(0.41421), below = x < T(-0.29289);
+  T near_k = above ? T(1) : (below ? T(-1) : T(0));
+  T near_f = above ? T(0.5) * (x - T(1)) : (below ? T(1) + 2 * x : x);
+  return log_at_edges(quotient, log_of_reduced<T>({close ? near_k : k, close ? near_f : f}, T(0)));
 }
 
 // log(1 + difference / base), both positive and in two parts
@@ -369,9 +383,9 @@ FASTLOSS_HD T log_growth(two_parts<T> difference, two_parts<T> base) {
 // log(share) where share + complement = 1, each to full relative precision.
 template <class T>
 FASTLOSS_HD T log_of_share(T share, T complement) {
-  bool close = complement < T(0.5);
-  auto [u, c] = add_smaller(T(1), -complement);
-  return log_corrected(close ? u : share, close ? c + c * complement : T(0));  // c / u
+  auto [k, f] = reduce_logarithm(share);
+  bool close = complement < T(0.29289);
+  return log_at_edges(share, log_of_reduced<T>({close ? T(0) : k, close ? -complement : f}, T(0)));
 }
 
 // log(x) in two parts, plus a correction as above. Zero and infinity get a huge finite logarithm:

@@ -166,12 +166,14 @@ struct binary_crossentropy : map_loss {
       : low(T(q[0])), high(T(1) - T(q[0])), a(T(q[1])), b(T(q[2])) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
-    auto complement = math::add_smaller(T(1), -q);
-    T inverse = 1 / (q * complement.hi);
-    T log_q = b * math::log(q);
-    T log_1q = a * math::log_corrected(complement.hi, complement.lo * q * inverse);
+    T complement = 1 - q;
+    // The smaller of q and 1 - q is exact, and the other one minus it.
+    bool is_less = q < complement;
+    T less = is_less ? q : complement;
+    T log_less = math::log(less), log_more = math::log_of_rest(less);
+    T log_q = b * (is_less ? log_less : log_more), log_1q = a * (is_less ? log_more : log_less);
     // a (1 - t) / (1 - q) - b t / q over a common denominator, where it does not cancel for a = b.
-    T slope = ((q - t) * a + (a - b) * t * complement.hi) * inverse;
+    T slope = ((q - t) * a + (a - b) * t * complement) / (q * complement);
     return {-(t * log_q + (1 - t) * log_1q), p < low || p > high ? T(0) : slope, log_1q - log_q};
   }
 };
