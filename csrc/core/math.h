@@ -425,9 +425,23 @@ FASTLOSS_HD T pow(T x, T y) {  // 0^0 = 1
 // sigmoid is ever formed as one minus the other.
 template <class T>
 struct logistic {
+  T positive, negative, log1p_exp;
+  FASTLOSS_HD logistic(T positive, T negative, T log1p_exp)
+      : positive(positive), negative(negative), log1p_exp(log1p_exp) {}
+  FASTLOSS_HD explicit logistic(T z) {
+    T e = exp(-abs(z)), large = T(1) / (T(1) + e), small = e * large;
+    positive = z < T(0) ? small : large;
+    negative = z < T(0) ? large : small;
+    log1p_exp = log1p_of_share(e);
+  }
+};
+
+// The same with the sigmoids in two parts, for who multiplies their errors.
+template <class T>
+struct precise_logistic {
   two_parts<T> positive, negative;
   T log1p_exp;
-  FASTLOSS_HD explicit logistic(T z) {
+  FASTLOSS_HD explicit precise_logistic(T z) {
     auto e = exp_in_two_parts(-abs(z));
     auto d = add_smaller(T(1), e.hi);
     d.lo += e.lo;
@@ -441,6 +455,7 @@ struct logistic {
     negative = {z < T(0) ? large.hi : small.hi, z < T(0) ? large.lo : small.lo};
     log1p_exp = log1p_of_share(e.hi, e.lo * large.hi);
   }
+  FASTLOSS_HD logistic<T> rounded() const { return {positive.hi, negative.hi, log1p_exp}; }
 };
 
 }  // namespace fastloss::math

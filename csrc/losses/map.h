@@ -189,7 +189,7 @@ struct binary_crossentropy_from_logits : map_loss {
     T negative = a * (1 - t), positive = b * t;
     T linear = z < 0 ? -positive * z : negative * z;
     return {linear + (negative + positive) * s.log1p_exp,
-            negative * s.positive.hi - positive * s.negative.hi,
+            negative * s.positive - positive * s.negative,
             (z < 0 ? -b * z : -a * z) + (b - a) * s.log1p_exp};
   }
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
@@ -251,8 +251,8 @@ struct binary_focal_from_logits : map_loss {
   focal_factor<T, Power> focal;
   FASTLOSS_HD explicit binary_focal_from_logits(const double* q) : crossentropy(q), focal(q + 2) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
-    math::logistic<T> s(z);
-    return focal.times(crossentropy(t, z, s), t, mix(t, s.negative, s.positive),
+    math::precise_logistic<T> s(z);
+    return focal.times(crossentropy(t, z, s.rounded()), t, mix(t, s.negative, s.positive),
                        (1 - 2 * t) * s.positive.hi * s.negative.hi, s.negative.hi - s.positive.hi);
   }
 };

@@ -62,7 +62,7 @@ struct circle : pairwise_loss {
     T z = (s.positive_peak + math::log(r.a)) + (s.negative_peak + math::log(r.b));
     math::logistic<T> l(z);
     s.loss = both ? math::max(z, T(0)) + l.log1p_exp : T(0);
-    s.slope = both ? l.positive.hi : T(0);
+    s.slope = both ? l.positive : T(0);
   }
 
   FASTLOSS_HD T loss(const stats& s) const { return s.loss; }

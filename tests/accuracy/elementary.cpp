@@ -33,7 +33,7 @@ int run(const std::string& name) {
   if (name == "log_sum") return apply<T>([](T x, T y) { return math::log_sum(x, y); });
   if (name == "log_quotient")
     return apply<T>([](T x, T y) { return math::log_quotient(x, y, x - y); });
-  if (name == "sigmoid") return apply<T>([](T x, T) { return math::logistic<T>(x).positive.hi; });
+  if (name == "sigmoid") return apply<T>([](T x, T) { return math::logistic<T>(x).positive; });
   if (name == "log1p_exp") return apply<T>([](T x, T) { return math::logistic<T>(x).log1p_exp; });
   std::fprintf(stderr, "no function is called %s\n", name.c_str());
   return 1;
