@@ -26,6 +26,8 @@ LADDERS: dict[str, tuple[Shape, ...]] = {
 }
 LADDERS["region"] = LADDERS["map"]
 
+MOST_EMBEDDINGS = 8192  # there is a similarity for each pair of them
+
 # Inputs are taken in turn from this many sets at most, or from as many as fill ROTATED_BYTES.
 MOST_SETS, ROTATED_BYTES = 8, 512 << 20
 
@@ -125,7 +127,8 @@ def cases(
         ndim = len(LADDERS[spec.kind][0])
         for from_logits in modes:
             for shape in sizes or ladders.get(spec.kind, LADDERS[spec.kind]):
-                if len(shape) == ndim:
+                too_many = spec.kind == "pairwise" and shape[0] > MOST_EMBEDDINGS
+                if len(shape) == ndim and not too_many:
                     yield Case(spec.name, shape, from_logits)
 
 

@@ -167,6 +167,10 @@ def test_inputs_start_at_a_cache_line_and_are_several() -> None:
         assert [x.ctypes.data % 64 for x in (t, p, g)] == [0, 0, 0]
 
 
+def test_pairs_of_very_many_embeddings_are_left_out() -> None:
+    assert [case.shape for case in cases(["circle"], [(512, 128), (65536, 10)])] == [(512, 128)]
+
+
 def test_every_loss_of_the_registry_is_measured_in_all_its_modes() -> None:
     assert {case.name for case in cases()} == {spec.name for spec in REGISTRY}
     with_logits = {s.name for s in REGISTRY if any(p.name == "from_logits" for p in s.parameters)}
