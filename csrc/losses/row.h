@@ -348,16 +348,17 @@ struct cosine_similarity : row_loss {
     return {t1 * t1, p1 * p1, t1 * p1};
   }
   FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
-    T t_norm = math::sqrt(r.a), p_norm = math::sqrt(r.b);  // of the divided vectors
-    bool t_short = t_norm < epsilon * s.true_scale, p_short = p_norm < epsilon * s.pred_scale;
-    T t_unit = t_short ? 1 / (epsilon * s.true_scale) : 1 / t_norm;
-    T p_unit = p_short ? 1 / (epsilon * s.pred_scale) : 1 / p_norm;
-    s.cosine = r.c * t_unit * p_unit;
-    s.true_scale *= t_unit;
-    s.pred_scale *= p_unit;
+    // In double, because each slope of the row inherits the errors of these. The norms are those of
+    // the divided vectors.
+    double t_norm = math::sqrt(double(r.a)), p_norm = math::sqrt(double(r.b));
+    double t_least = double(epsilon) * s.true_scale, p_least = double(epsilon) * s.pred_scale;
+    bool t_short = t_norm < t_least, p_short = p_norm < p_least;
+    double t_unit = 1 / (t_short ? t_least : t_norm), p_unit = 1 / (p_short ? p_least : p_norm);
+    double cosine = r.c * t_unit * p_unit;
     // A vector shorter than epsilon is scaled by a constant: nothing of it is projected out.
-    s.along_true = t_short ? T(0) : s.cosine;
-    s.along_pred = p_short ? T(0) : s.cosine;
+    double along_true = t_short ? 0 : cosine, along_pred = p_short ? 0 : cosine;
+    s = {T(s.true_scale * t_unit), T(s.pred_scale * p_unit), T(cosine), T(along_true),
+         T(along_pred)};
   }
   FASTLOSS_HD T loss(const stats& s) const { return -s.cosine; }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats& s) const {
