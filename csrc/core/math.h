@@ -364,7 +364,9 @@ template <class T>
 FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
   T x = difference / denominator, quotient = numerator / denominator;
   auto [k, f] = reduce_logarithm(quotient);
-  bool close = x > T(-0.5) && x<T(1), above = x> T(0.41421), below = x < T(-0.29289);
+  bool close = x > T(-0.5) && x < T(1);
+  bool above = x > T(0.41421);
+  bool below = x < T(-0.29289);
   T near_k = above ? T(1) : (below ? T(-1) : T(0));
   T near_f = above ? T(0.5) * (x - T(1)) : (below ? T(1) + 2 * x : x);
   return log_at_edges(quotient, log_of_reduced<T>({close ? near_k : k, close ? near_f : f}, T(0)));
