@@ -114,6 +114,8 @@ FUNCTIONS = (
              lambda rng, n, _: (powers(rng, n, -7, 0), powers(rng, n, -7, 0))),
     Function("sigmoid", "all", lambda x, _: 1 / (1 + mpmath.exp(-x)),
              lambda rng, n, most: (both_signs(rng, n, 1.1 * most), 0)),
+    Function("precise_sigmoid", "all", lambda x, _: 1 / (1 + mpmath.exp(-x)),
+             lambda rng, n, most: (both_signs(rng, n, 1.1 * most), 0)),
     Function("log1p_exp", "log(1 + exp(-|x|)), all", lambda x, _: mpmath.log1p(mpmath.exp(-abs(x))),
              lambda rng, n, most: (both_signs(rng, n, 1.1 * most), 0)),
 )  # fmt: skip
