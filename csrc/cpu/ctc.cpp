@@ -1,9 +1,7 @@
 // Runs CTC on the CPU: one sample per task. No two samples share a sum, so the bits do not depend
 // on the number of threads.
 #include <algorithm>
-#include <atomic>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -66,15 +64,8 @@ class call {
 
   void run() const {
     const int64_t size = r_.batch * r_.max_frames * r_.classes;
-    std::atomic<bool> out_of_memory{false};  // no exception may leave a thread
-    parallel_for(r_.batch, size < serial_below ? 1 : r_.threads, [&](int64_t b) {
-      try {
-        run_sample(b);
-      } catch (const std::bad_alloc&) {
-        out_of_memory = true;
-      }
-    });
-    if (out_of_memory) throw std::bad_alloc();
+    parallel_for(r_.batch, size < serial_below ? 1 : r_.threads,
+                 [&](int64_t b) { run_sample(b); });
   }
 
  private:

@@ -70,7 +70,8 @@ class PairwisePlan(Plan):
                 f"{len(others)}"
             )
         if not len(embeddings):
-            return np.empty(0, compute), None if wrt is None else given.copy(), None
+            grad = given.copy() if out is None else out
+            return np.empty(0, compute), None if wrt is None else grad, None
 
         similarity = embeddings @ reference.T
         losses, pull, _ = self.rows.evaluate(
