@@ -64,8 +64,7 @@ class call {
 
   void run() const {
     const int64_t size = r_.batch * r_.max_frames * r_.classes;
-    parallel_for(r_.batch, size < serial_below ? 1 : r_.threads,
-                 [&](int64_t b) { run_sample(b); });
+    parallel_for(r_.batch, size < serial_below ? 1 : r_.threads, [&](int64_t b) { run_sample(b); });
   }
 
  private:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from calls import one_in, pick
 
 import fastloss
+from calls import one_in, pick
 from cases import same_bits
 from memory import Choose, Placed
 
@@ -58,9 +58,12 @@ def check_batched(choose: Choose) -> None:
     out = Placed(np.zeros_like(p), choose, native=True)
     views = {k: v.view for k, v in placed.items()}
     what = f"{loss} {y.shape} {p.shape} {p.dtype} {arrays} invalid={invalid}"
+    error = None
     try:
         value, gradient = loss.value_and_grad(out=out.view, **views)
-    except ValueError as error:
+    except ValueError as caught:
+        error = caught
+    if error:
         assert invalid, f"{what}: {error!r}"
         assert str(error).startswith(invalid), f"{what}: {error!r}"
         assert out.unchanged(), f"{what}: written"

@@ -1,4 +1,4 @@
-"""Arrays in awkward places: strided, unaligned, foreign byte order, between pages nobody may touch."""
+"""Arrays in awkward places: strided, unaligned, of foreign byte order, beside forbidden pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Choose = Callable[[int, int], int]
-"""A whole number from the first to the second, both included: what all random things are made of."""
+"""A whole number from the first to the second; all that is random is made of these."""
 
 PAGE = mmap.PAGESIZE
 CANARY = 0xA5

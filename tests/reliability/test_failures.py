@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_concurrency import run_python
 
 import fastloss
+from test_concurrency import run_python
 
 sanitized = pytest.mark.skipif(
     sys.platform != "linux" or "san.so" in os.environ.get("LD_PRELOAD", ""),
@@ -32,7 +32,7 @@ def limited(call, room):
         resource.setrlimit(resource.RLIMIT_AS, old)
 """
 
-# A row of 60000 columns takes half a megabyte of scratch, for its elements and what is kept of them.
+# A row of 60000 columns takes half a megabyte of scratch, for its elements and what is kept.
 SCRATCH = f"""{LIMITED_MEMORY}
 rng = np.random.default_rng(0)
 fastloss.set_num_threads(THREADS)

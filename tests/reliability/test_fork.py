@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_concurrency import run_python
 
 import fastloss
+from test_concurrency import run_python
 
 pytestmark = [
     pytest.mark.usefixtures("any_threads"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from batched_calls import check_batched
-from calls import check, random_call
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from batched_calls import check_batched
+from calls import check, random_call
 
 CASES = int(os.environ.get("FASTLOSS_FUZZ_CASES", "500"))
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_concurrency import run_python
 
 import fastloss
 from cases import CASES, draw, make, resolved
+from test_concurrency import run_python
 
 pytestmark = pytest.mark.usefixtures("any_threads")
 
