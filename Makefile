@@ -56,45 +56,47 @@ NUMPY_TESTS = $(filter-out tests/test_benchmark.py tests/test_cuda.py tests/test
   grep -LE '^(import|from) (frameworks|keras|peers|tensorflow|fastloss\.)' tests/test_*.py)) \
   tests/test_threads.py $(wildcard tests/reliability/test_*.py)
 # Where memory is written: loops over every layout, type and number of threads.
-QUICK_TESTS = tests/test_out.py tests/test_threads.py tests/test_properties.py \
-  tests/reliability/test_fuzz.py tests/reliability/test_failures.py
+QUICK_TESTS = tests/test_out.py tests/reliability/test_fuzz.py tests/reliability/test_fork.py \
+  tests/reliability/test_failures.py tests/reliability/test_special_values.py
 THREADED_TESTS = tests/test_threads.py tests/test_many_rows.py tests/test_large_arrays.py \
   tests/reliability/test_concurrency.py tests/reliability/test_same_bits.py \
   tests/reliability/test_failures.py
 
+# What is built: address and thread sanitizer as what is shipped is, and one that compiles in two
+# minutes, for one instruction set.
 FLAGS_asan := -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=undefined
+FLAGS_quick := $(FLAGS_asan)
 FLAGS_tsan := -fsanitize=thread
+SANITIZED := $(VENV)-asan/fastloss $(VENV)-tsan/fastloss $(VENV)-quick/fastloss
 CXX ?= g++
 # The C++ library comes first, too, or the sanitizer does not find what throws exceptions. Python and
-# NumPy keep memory until the process ends, which is no leak of ours: leaks are looked for by `soak`.
-# The thread sanitizer needs addresses where it expects them.
+# NumPy keep memory until the process ends, which is no leak of ours: `soak` looks for those. The
+# thread sanitizer needs addresses where it expects them.
 library = $(shell $(CXX) -print-file-name=$(1))
-RUN_asan = LD_PRELOAD="$(call library,libasan.so) $(call library,libstdc++.so.6)" \
-  ASAN_OPTIONS=detect_leaks=0 $(VENV)-asan/bin/python -m pytest -p no:cacheprovider
-RUN_tsan = LD_PRELOAD="$(call library,libtsan.so) $(call library,libstdc++.so.6)" \
-  TSAN_OPTIONS="exitcode=66 suppressions=tests/reliability/tsan.supp" \
-  setarch --addr-no-randomize $(VENV)-tsan/bin/python -m pytest -p no:cacheprovider
+sanitized = LD_PRELOAD="$(call library,lib$(1).so) $(call library,libstdc++.so.6)" \
+  ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=exitcode=66 FASTLOSS_FUZZ_CASES=200 \
+  setarch --addr-no-randomize $(VENV)-$(2)/bin/python -m pytest -p no:cacheprovider
 
-# Optimized as ever, in an environment and a build of its own.
-$(VENV)-asan/fastloss $(VENV)-tsan/fastloss: $(VENV)-%/fastloss: pyproject.toml $(SOURCES)
+$(SANITIZED): $(VENV)-%/fastloss: pyproject.toml $(SOURCES)
 	@echo "Compiling fastloss with $(FLAGS_$*) (minutes)"
 	@$(PYTHON) -m venv $(VENV)-$*
 	@$(VENV)-$*/bin/python -m pip --disable-pip-version-check install -qq $(BUILDERS) \
-	  numpy hypothesis joblib ml_dtypes mpmath 'pytest>=8' scikit-learn
+	  numpy hypothesis joblib ml_dtypes mpmath 'pytest>=8' threadpoolctl
 	@touch $@.started
-	@PATH="$$PWD/$(VENV)-$*/bin:$$PATH" CXXFLAGS="-g1 $(FLAGS_$*)" $(VENV)-$*/bin/python -m pip \
+	@PATH="$$PWD/$(VENV)-$*/bin:$$PATH" CXXFLAGS="-g1 $(FLAGS_$*)" \
+	  FASTLOSS_QUICK_BUILD=$(if $(filter quick,$*),ON,OFF) $(VENV)-$*/bin/python -m pip \
 	  --disable-pip-version-check install -qq --no-build-isolation --no-deps \
 	  -C build-dir=build/$* -C install.strip=false .
 	@mv $@.started $@
 
 test-asan: $(VENV)-asan/fastloss  ## Run the NumPy tests under the address and undefined-behaviour sanitizers.
-	$(RUN_asan) $(NUMPY_TESTS)
+	$(call sanitized,asan,asan) $(NUMPY_TESTS)
 
-test-asan-quick: $(VENV)-asan/fastloss  ## The same for a few tests.
-	$(RUN_asan) -q $(QUICK_TESTS) -k "not joblib and not layout_of_any and not bits_do_not_depend"
+test-asan-quick: $(VENV)-quick/fastloss  ## The same for a few tests and one instruction set.
+	$(call sanitized,asan,quick) -q $(QUICK_TESTS)
 
 test-tsan: $(VENV)-tsan/fastloss  ## Run the tests of threads under the thread sanitizer.
-	FASTLOSS_FUZZ_CASES=100 $(RUN_tsan) $(THREADED_TESTS)
+	$(call sanitized,tsan,tsan) $(THREADED_TESTS)
 
 test-large: $(VENV)/fastloss  ## More than 2^31 elements, 1e8 classes, peak memory: 12 GB, minutes.
 	@$(BIN)/python -m pytest -v tests/reliability/large.py
@@ -135,7 +137,7 @@ wheel: $(VENV)/fastloss  ## Build the wheel and the source archive into dist/.
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Delete everything that was built, .venv included.
-	rm -rf build dist $(VENV) $(VENV)-tensorflow-* $(VENV)-?san .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist $(VENV) $(VENV)-tensorflow-* $(SANITIZED:/fastloss=) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf fastloss-demo.png benchmark-results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

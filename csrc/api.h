@@ -102,8 +102,8 @@ void run_ctc(const ctc_request& r);
 // The instruction set that the kernels run on, chosen once; environment FASTLOSS_ISA forces one.
 const char* instruction_set();
 
-// How many threads a call may use: environment FASTLOSS_NUM_THREADS, else what OpenMP finds, until
-// it is set.
+// How many threads a call may use: what was set, else environment FASTLOSS_NUM_THREADS, else what
+// OpenMP says now; no more where its number has been lowered since this library was loaded.
 int num_threads();
 void set_num_threads(int n);
 
