@@ -70,7 +70,7 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 fastloss.set_num_threads(2)
 rng = np.random.default_rng(0)
 loss, t, p = CALL
-small = loss.value_and_grad(t[..., :1, :100].copy() if t.ndim == p.ndim else t[:1], p[:1])
+loss.value_and_grad(t[:1].copy(), p[:1].copy()) if len(p) > 1 else None
 before = peak()
 value, gradient = loss.value_and_grad(t, p)
 assert np.isfinite(value)
