@@ -56,8 +56,7 @@ NUMPY_TESTS = $(filter-out tests/test_benchmark.py tests/test_cuda.py tests/test
   grep -LE '^(import|from) (frameworks|keras|peers|tensorflow|fastloss\.)' tests/test_*.py)) \
   tests/test_threads.py $(wildcard tests/reliability/test_*.py)
 # Where memory is written: loops over every layout, type and number of threads.
-QUICK_TESTS = tests/test_out.py tests/reliability/test_fuzz.py tests/reliability/test_fork.py \
-  tests/reliability/test_failures.py tests/reliability/test_special_values.py
+QUICK_TESTS = $(addprefix tests/reliability/test_,fuzz.py fork.py failures.py special_values.py)
 THREADED_TESTS = tests/test_threads.py tests/test_many_rows.py tests/test_large_arrays.py \
   tests/reliability/test_concurrency.py tests/reliability/test_same_bits.py \
   tests/reliability/test_failures.py
