@@ -30,10 +30,19 @@ class operation {
   std::size_t input_count() const { return inputs_.size(); }
   std::size_t output_count() const { return outputs_.size(); }
 
- private:
+  // For whoever runs the call on another device than the CPU. Nothing of an array is read.
+  const plan* loss_plan() const { return plan_ ? &*plan_ : nullptr; }  // none for CTC
+  bool reduces() const { return reduce_ != reduction::none; }
   const array* find(const std::vector<array>& inputs, const char* name) const;
-  void expect_count(const std::vector<array>& inputs) const;
+  // The plan on these inputs, without `upstream`.
   fitted fit(const std::vector<array>& inputs) const;
+  // Gives the call its outputs; returns where the value goes, if it is wanted. Unreduced values are
+  // the call's own affair.
+  std::optional<array> place_outputs(fitted& call, const std::vector<array>& inputs,
+                                     const get_output& output) const;
+
+ private:
+  void expect_count(const std::vector<array>& inputs) const;
   void run_plan(const std::vector<array>& inputs, const get_output& output) const;
   ctc_request fit_ctc(const std::vector<array>& inputs) const;
   void run_ctc(const std::vector<array>& inputs, const get_output& output) const;

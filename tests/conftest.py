@@ -29,3 +29,11 @@ def any_threads() -> Iterator[None]:
     before = _core.num_threads()
     yield
     fastloss.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CUDA module with its kernels running on the host."""
+    from device import build_emulation
+
+    return build_emulation(tmp_path_factory.mktemp("emulation"))

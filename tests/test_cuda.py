@@ -39,11 +39,6 @@ pytestmark = one_class_is_allowed
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean_with_sample_weight", None]
 
 
-@pytest.fixture(scope="session")
-def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_emulation(tmp_path_factory.mktemp("emulation"))
-
-
 @pytest.fixture(params=["emulated", pytest.param("card", marks=pytest.mark.gpu)])
 def device(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     if request.param == "emulated":

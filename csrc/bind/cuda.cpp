@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bind/xla_cuda.h"
 #include "cuda/device.h"
 #include "cuda/driver.h"
 #include "plan.h"
@@ -54,8 +55,7 @@ class device_plan {
     if (const double* number = std::get_if<double>(&upstream)) {
       call.upstream(*number);
     } else {
-      const array u = as_array(std::get<description>(upstream), "upstream");
-      u.sizes.empty() ? call.scalar_upstream_on_device(u) : call.upstream(u);
+      call.upstream_on_device(as_array(std::get<description>(upstream), "upstream"));
     }
     if (warns_of_one_class_ && call.class_count() == 1 &&
         PyErr_WarnEx(PyExc_SyntaxWarning, call.one_class_warning().c_str(), 4) != 0)
@@ -92,6 +92,7 @@ PYBIND11_MODULE(_cuda, m) {
         "As CUDA writes it (13020 is 13.2); 0 without one.");
   m.def("runtime_version", &cuda::runtime_version, "Of the runtime that is linked in.");
   m.attr("ARCHITECTURES") = FASTLOSS_CUDA_ARCHITECTURES;
+  m.attr("XLA_HANDLER") = py::capsule(reinterpret_cast<void*>(&cuda::xla_handler));
   m.def(
       "devices",
       [] {

@@ -3,7 +3,7 @@
 Every function of `fastloss` exists here under the same name, with the same options; tensors go in
 and one value per sample comes out, with gradients for y_pred and, where it is not integer, y_true.
 Second derivatives come from Keras's own functions. These also run where the compiled losses cannot:
-on a GPU, and with a TensorFlow that lacks what they need; see `backend`.
+on a GPU without CUDA kernels, and with a TensorFlow that lacks what they need; see `backend`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def fused_loss(
     if plan.spec.kind == "sequence":
         y_true, factors = _with_lengths(plan, y_true, y_pred, factors)
     given = {"y_true": y_true, "y_pred": y_pred, **factors}
-    reason = obstacle(y_pred)
+    reason = obstacle(plan.spec, y_pred)
     if reason or _differentiated_forward_in_graph(given.values()):
         warn_of_fallback(reason)
         return keras_loss(plan, reduction, given)
@@ -316,7 +316,7 @@ def per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
     if not isinstance(plan, PairwisePlan):
         return fused_loss(plan, y_true, y_pred, reduction=None, **arrays)
     y_pred = tf.convert_to_tensor(y_pred)
-    if reason := obstacle(y_pred):
+    if reason := obstacle(plan.spec, y_pred):
         from fastloss._keras_functions import compute
 
         warn_of_fallback(reason)
