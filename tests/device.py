@@ -52,6 +52,9 @@ class DeviceArray:
             return getattr(self.held, name)
         raise AttributeError(name)
 
+    def __getitem__(self, key: Any) -> DeviceArray:
+        return DeviceArray(self.held[key], self.device.id)
+
     def __setitem__(self, key: Any, value: DeviceArray) -> None:
         self.held[key] = value.held
 

@@ -97,11 +97,7 @@ def obstacle(spec: LossSpec, y_pred: Any) -> str:
         return _NO_XLA if in_xla() else _NO_OPS
     if problem := _no_cuda():
         return problem
-    if spec.kind == "sequence":
-        return f"there is no {spec.name} for tensors on a GPU"
-    if y_pred.shape.rank is None and not in_xla():
-        return "the rank of y_pred is unknown, which XLA, and so a GPU, has to know"
-    return ""
+    return f"there is no {spec.name} for tensors on a GPU" if spec.kind == "sequence" else ""
 
 
 def _has_gpu() -> bool:
