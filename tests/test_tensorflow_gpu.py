@@ -105,6 +105,37 @@ def test_values_and_gradients_are_the_cpus(gpu: Any, spec: LossSpec, mode: Any, 
 
 
 @modes
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_have_gradients_that_a_loss_scale_does_not_lose(
+    gpu: Any, dtype: str, mode: Any, rng: Any
+) -> None:
+    t, p = (a.astype(tf.as_dtype(dtype).as_numpy_dtype) for a in rng.normal(size=(2, 64, 32)))
+    loss = fk.Huber(dtype=dtype)
+
+    def step(t: Any, p: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(p)
+            scaled = tf.cast(loss(t, p), tf.float32) * 4096.0
+        return tape.gradient(scaled, p)
+
+    ours = mode(step)(gpu(t), gpu(p))
+    assert ours.dtype == dtype
+    _, exact = fastloss.Huber().value_and_grad(t.astype("f4"), p.astype("f4"), upstream=4096.0)
+    unit = 2.0**-8 if dtype == "bfloat16" else 2.0**-11
+    error = np.abs(np.asarray(ours, np.float32) - exact)
+    assert (error <= unit * np.abs(exact) + 2.0**-24).all()
+
+
+def test_eager_calls_stay_on_the_device_of_y_pred(gpu: Any, rng: Any) -> None:
+    if gpu is not tf.constant:
+        pytest.skip("with one GPU there is no other")
+    with tf.device("CPU:1"):
+        t, p = (tf.identity(tf.constant(a)) for a in rng.normal(size=(2, 6, 5)))
+    for result in value_and_gradients(fk.Huber(dtype="float64"), t, p):
+        assert result.device.endswith("CPU:1")
+
+
+@modes
 def test_unreduced_values_with_weights_mask_and_upstream(gpu: Any, mode: Any, rng: Any) -> None:
     t, p = rng.normal(size=(2, 6, 5)).astype("f4")
     weight, upstream = rng.uniform(0.5, 2, (2, 6)).astype("f4")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -104,6 +104,14 @@ def _has_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
+def placed_with(x: Any) -> AbstractContextManager[Any]:
+    """Where eager operations stay on the GPU of a tensor, rather than go to the first."""
+    if tf.executing_eagerly() and may_be_on_gpu(x):
+        device: AbstractContextManager[Any] = tf.device(x.device)
+        return device
+    return nullcontext()
+
+
 def may_be_on_gpu(x: Any) -> bool:
     """Whether the tensor is on a GPU, or its trace, which does not say where, may run on one."""
     device = getattr(x, "device", "")
@@ -141,11 +149,8 @@ class Operation:
         with record.stop_recording():
             if not (self._on_gpu or in_xla()):
                 return _add(line, tensors, outputs)
-            # TensorFlow hands the stream of a GPU to nobody but XLA. What is eager stays on the
-            # device of y_pred, rather than go to the first.
-            eager = tf.executing_eagerly()
-            with tf.device(self._inputs["y_pred"].device) if eager else nullcontext():
-                return _custom_call(line, tensors, outputs)
+            # TensorFlow hands the stream of a GPU to nobody but XLA.
+            return _custom_call(line, tensors, outputs)
 
     def _line(self, inputs: Any, outputs: list[str]) -> str:
         return f"{self._reduction} {','.join(inputs)} {','.join(outputs)} {self._plan}"
