@@ -71,7 +71,8 @@ else
   echo "no compute-sanitizer on this machine" | tee -a "$out/summary.txt"
 fi
 run=("$python" benchmarks/run.py --device cuda)
-LINES_SHOWN=60 step losses 90 "${run[@]}" --peer floor --seconds 0.1 --minutes 1 --output "$out/losses"
+LINES_SHOWN=60 step losses 90 "${run[@]}" --peer floor --size 64M --seconds 0.1 --minutes 1.2 \
+  --output "$out/losses"
 LINES_SHOWN=60 step peers 150 "${run[@]}" --quick --seconds 0.2 --minutes 2 --output "$out/peers"
 
 printf '%s\n' "failed: ${failed[*]:-nothing}" | tee -a "$out/summary.txt"

@@ -252,6 +252,9 @@ def select(options: argparse.Namespace, card: Card | None) -> list[Case]:
         raise SystemExit(f"--{error}") from None
     if card:
         selected = [c for c in selected if c.bytes(True) <= workload.MOST_CUDA_BYTES]
+    if card and options.quick:  # what people train with, and first what has goals of its own
+        selected = [c for c in selected if c.from_logits or not c.takes_logits]
+        selected.sort(key=lambda c: c.spec.kind != "row")
     if not selected:
         raise SystemExit(f"--size: nothing to measure at {', '.join(options.size) or 'any size'}")
     return selected

@@ -88,6 +88,11 @@ class Case:
         return {"from_logits": True} if self.from_logits else {}
 
     @property
+    def takes_logits(self) -> bool:
+        """Whether the loss can be computed from logits."""
+        return any(p.name == "from_logits" for p in self.spec.parameters)
+
+    @property
     def loss(self) -> str:
         """The name that tables show."""
         modes = ["logits"] if self.from_logits else []

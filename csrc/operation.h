@@ -36,8 +36,8 @@ class operation {
   const array* find(const std::vector<array>& inputs, const char* name) const;
   // The plan on these inputs, without `upstream`.
   fitted fit(const std::vector<array>& inputs) const;
-  // Gives the call its outputs; returns where the value goes, if it is wanted. Unreduced values are
-  // the call's own affair.
+  // Gives the call its outputs, unreduced values included; returns where the value goes, if it is
+  // wanted.
   std::optional<array> place_outputs(fitted& call, const std::vector<array>& inputs,
                                      const get_output& output) const;
 

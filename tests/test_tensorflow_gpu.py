@@ -244,6 +244,17 @@ def test_shapes_that_do_not_fit(gpu: Any, mode: Any) -> None:
 
 
 @modes
+def test_circle_is_a_row_loss_of_similarities(gpu: Any, mode: Any, rng: Any) -> None:
+    labels, p = np.array([0, 0, 1, 1, 2, 2]), rng.normal(size=(6, 5)).astype("f4") / 4
+    ours, theirs = (
+        mode(lambda t, p, loss=loss: value_and_gradients(loss(gamma=4), t, p))(gpu(labels), gpu(p))
+        for loss in (fk.Circle, keras.losses.Circle)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+
+
+@modes
 def test_ctc_is_kerass(gpu: Any, mode: Any, fresh_warnings: Any, rng: Any) -> None:
     labels = rng.integers(1, 4, (2, 2)).astype("i4")
     p = rng.normal(size=(2, 7, 4)).astype("f4")
