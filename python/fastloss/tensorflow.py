@@ -361,9 +361,10 @@ def evaluate(
     upstream: Any = 1.0,
     wrt: Wrt | None = None,
     out: None = None,
+    check: bool = False,
     **arrays: Any,
 ) -> tuple[Any, Any, Any]:
-    """For tensors what `Plan.evaluate` gives for arrays."""
+    """For tensors what `Plan.evaluate` gives for arrays; the kernels check labels in any case."""
     if out is not None:
         raise TypeError("out: tensors cannot be written to; expected None")
 
