@@ -27,7 +27,7 @@ LADDERS: dict[str, tuple[Shape, ...]] = {
 }
 LADDERS["region"] = LADDERS["map"]
 
-# On a GPU, where small sizes say what a launch costs. Losses of batches have no kernels there.
+# On a GPU, where small sizes say what a launch costs. Losses of batches are not measured there.
 CUDA_LADDERS: dict[str, tuple[Shape, ...]] = {
     "map": ((1, 1000), (1000, 1000), (64_000, 1000)),
     "row": ((256, 10), (64_000, 1000), (4096, 32_000), (8192, 128_256)),

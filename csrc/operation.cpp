@@ -87,7 +87,6 @@ std::optional<array> operation::place_outputs(fitted& call, const std::vector<ar
   return value;
 }
 
-// All but what depends on elements of the inputs and on outputs.
 ctc_request operation::fit_ctc(const std::vector<array>& inputs) const {
   const array &labels = inputs[0], &logits = inputs[1];
   if (labels.sizes.size() != 2 || logits.sizes.size() != 3 || labels.sizes[0] != logits.sizes[0])
@@ -117,6 +116,25 @@ ctc_request operation::fit_ctc(const std::vector<array>& inputs) const {
   r.label_length = integers("label_length");
   r.logit_length = integers("logit_length");
   return r;
+}
+
+const array* operation::ctc_upstream(const std::vector<array>& inputs) const {
+  const array* u = find(inputs, "upstream");
+  const shape expected{inputs[1].sizes[0]};
+  if (u && u->sizes != expected)
+    throw argument_error("upstream: expected the shape of the loss values, " + text(expected) +
+                         ", got " + text(u->sizes));
+  return u;
+}
+
+void operation::place_outputs(ctc_request& r, const std::vector<array>& inputs,
+                              const get_output& output) const {
+  for (std::size_t i = 0; i < outputs_.size(); ++i) {
+    if (outputs_[i] == "value")
+      r.values = as_view(output(i, {r.batch}));
+    else
+      r.grad = as_view(output(i, inputs[1].sizes));
+  }
 }
 
 }  // namespace fastloss

@@ -32,22 +32,14 @@ void operation::run_ctc(const std::vector<array>& inputs, const get_output& outp
   r.threads = num_threads();
   const std::vector<double> ones(r.batch, 1.0);
   std::vector<double> slope = ones, unwanted;
-  if (const array* u = find(inputs, "upstream")) {
-    if (u->sizes != shape{r.batch})
-      throw argument_error("upstream: expected the shape of the loss values, " + text({r.batch}) +
-                           ", got " + text(u->sizes));
+  if (const array* u = ctc_upstream(inputs)) {
     const view v = cpu::coalesced(as_view(*u));
     double scratch;
     for (int64_t i = 0; i < r.batch; ++i) slope[i] = *cpu::load(v, i, 1, &scratch);
   }
   r.weight = ones.data();
   r.slope = slope.data();
-  for (std::size_t i = 0; i < outputs_.size(); ++i) {
-    if (outputs_[i] == "value")
-      r.values = as_view(output(i, {r.batch}));
-    else
-      r.grad = as_view(output(i, inputs[1].sizes));
-  }
+  place_outputs(r, inputs, output);
   if (!r.values.data) {
     unwanted.resize(r.batch);
     r.values = as_view(contiguous(unwanted.data(), r.compute, {r.batch}));

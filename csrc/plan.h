@@ -83,6 +83,8 @@ class fitted {
 
   // Computes on the CPU; returns the reduced value (0 with reduction::none).
   double run();
+  // Throws what `run` would for a label that is none. y_pred and outputs need not be there.
+  void check_labels() const;
 
   // For arrays in the memory of a device, where nothing may be read before the device does: a
   // scalar upstream becomes an array, and class weights are given by a copy of the plan's.

@@ -44,20 +44,17 @@ class scratch {
 
 constexpr std::size_t rounded(std::size_t bytes) { return (bytes + 255) / 256 * 256; }
 
-void execute(const XLA_FFI_CallFrame& frame) {
-  const xla::call c(frame);
+// A plan. The scratch memory: the workspace, the class weights, and a value that nobody asked for.
+void execute_plan(const XLA_FFI_CallFrame& frame, const xla::call& c,
+                  const operation::get_output& output) {
   const operation& op = c.what();
-  const plan* p = op.loss_plan();
-  if (!p) throw argument_error("ctc: XLA has no kernel of it for GPUs");
   fitted call = op.fit(c.inputs());
   if (const array* u = op.find(c.inputs(), "upstream")) call.upstream_on_device(*u);
-  const auto value = op.place_outputs(
-      call, c.inputs(), [&c](std::size_t i, const shape& sizes) { return c.output(i, sizes); });
+  const auto value = op.place_outputs(call, c.inputs(), output);
   if (op.reduces() && value && value->type != call.compute_type())
     throw argument_error("value: expected the type that the loss is computed in");
 
-  // The scratch memory: the workspace, the class weights, and a value that nobody asked for.
-  const std::vector<double>& weights = p->class_weight;
+  const std::vector<double>& weights = op.loss_plan()->class_weight;
   const std::size_t weight_bytes = weights.size() * sizeof(double);
   const std::size_t value_bytes =
       value ? 0 : sizeof(double) * (op.reduces() ? 1 : call.value_count());
@@ -73,6 +70,40 @@ void execute(const XLA_FFI_CallFrame& frame) {
   if (!op.reduces() && !value)
     call.values(contiguous(value_data, call.compute_type(), call.value_shape()));
   enqueue(call.as_request(), value_data, memory.data(), stream);
+}
+
+void execute_ctc(const XLA_FFI_CallFrame& frame, const xla::call& c,
+                 const operation::get_output& output) {
+  const operation& op = c.what();
+  ctc_request checked = op.fit_ctc(c.inputs());
+  op.place_outputs(checked, c.inputs(), output);
+  ctc_samples samples;
+  samples.frames = checked.max_frames;
+  samples.classes = checked.classes;
+  samples.max_labels = checked.max_labels;
+  samples.blank = checked.blank;
+  samples.label_length = as_view(*op.find(c.inputs(), "label_length"));
+  samples.logit_length = as_view(*op.find(c.inputs(), "logit_length"));
+  request r;
+  r.rows = checked.batch;
+  r.cols = samples.frames * samples.classes;
+  r.compute = checked.compute;
+  r.y_pred = checked.y_pred;
+  r.y_true = as_view(c.inputs()[0]);
+  if (const array* u = op.ctc_upstream(c.inputs())) r.row_upstream = as_view(*u);
+  r.grad_pred = checked.grad;
+  const std::size_t value_at = rounded(workspace_bytes(r, samples));
+  const bool wants_values = checked.values.data;
+  const scratch memory(frame, value_at + (wants_values ? 0 : r.rows * sizeof(double)));
+  r.values = wants_values ? checked.values
+                          : as_view(contiguous(memory.data() + value_at, r.compute, {r.rows}));
+  enqueue(r, samples, nullptr, memory.data(), stream_of(frame));
+}
+
+void execute(const XLA_FFI_CallFrame& frame) {
+  const xla::call c(frame);
+  const auto output = [&c](std::size_t i, const shape& sizes) { return c.output(i, sizes); };
+  (c.what().loss_plan() ? execute_plan : execute_ctc)(frame, c, output);
 }
 
 }  // namespace

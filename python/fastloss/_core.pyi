@@ -36,6 +36,13 @@ class Plan:
     def axes_of(self, rank: int) -> list[int]: ...
     def line(self) -> str: ...
     def warn_of_one_class(self, warns: bool) -> None: ...
+    def check_labels(
+        self,
+        y_true: NDArray[Any],
+        shape: Sequence[int],
+        sample_weight: NDArray[Any] | None,
+        mask: NDArray[Any] | None,
+    ) -> None: ...
     def run(
         self,
         y_true: object,
@@ -58,4 +65,12 @@ def run_ctc(
     slope: NDArray[Any],
     values: NDArray[Any],
     grad: NDArray[Any] | None,
+) -> None: ...
+def check_ctc(
+    y_true: NDArray[Any],
+    label_length: NDArray[Any],
+    logit_length: NDArray[Any],
+    weight: NDArray[Any],
+    frames: int,
+    classes: int,
 ) -> None: ...

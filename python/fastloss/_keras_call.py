@@ -153,7 +153,7 @@ def _operands(
 ) -> tuple[Plan, Any, Any] | None:
     """A plan with y_true and y_pred for it; None if only Keras's own function takes them."""
     strange = (keras.KerasTensor, tf.SparseTensor, tf.RaggedTensor)
-    if obstacle(spec, y_pred) or any(isinstance(x, strange) for x in (y_true, y_pred, *arrays)):
+    if obstacle(y_pred) or any(isinstance(x, strange) for x in (y_true, y_pred, *arrays)):
         return None
     if any(tf.is_tensor(v) or isinstance(v, keras.Variable) for v in given.values()):
         return None  # it may be learned
@@ -189,7 +189,7 @@ def loss_values(spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any)
     given = {k: v for k, v in given.items() if k not in names}
     operands = _operands(spec, given, y_true, y_pred, *arrays.values())
     if operands is None:
-        warn_of_fallback(obstacle(spec, y_pred))
+        warn_of_fallback(obstacle(y_pred))
         return compute(spec, y_true, y_pred, given, **arrays)
     plan, y_true, y_pred = operands
     _warn_of_one_class(spec, y_pred)

@@ -17,7 +17,6 @@ from tensorflow.python.ops import control_flow_util
 
 from fastloss import _core
 from fastloss._evaluate import GridPlan, Plan
-from fastloss._registry import LossSpec
 
 _OLDEST, _NEWEST = (2, 18), (2, 21)
 
@@ -91,13 +90,11 @@ def in_xla() -> bool:
     )
 
 
-def obstacle(spec: LossSpec, y_pred: Any) -> str:
+def obstacle(y_pred: Any) -> str:
     """Why the compiled losses cannot be used here; empty if they can."""
-    if not may_be_on_gpu(y_pred):
-        return _NO_XLA if in_xla() else _NO_OPS
-    if problem := _no_cuda():
-        return problem
-    return f"there is no {spec.name} for tensors on a GPU" if spec.kind == "sequence" else ""
+    if may_be_on_gpu(y_pred):
+        return _no_cuda()
+    return _NO_XLA if in_xla() else _NO_OPS
 
 
 def _has_gpu() -> bool:

@@ -70,7 +70,7 @@ def fused_loss(
     if plan.spec.kind == "sequence":
         y_true, factors = _with_lengths(plan, y_true, y_pred, factors)
     given = {"y_true": y_true, "y_pred": y_pred, **factors}
-    reason = obstacle(plan.spec, y_pred)
+    reason = obstacle(y_pred)
     if reason or _differentiated_forward_in_graph(given.values()):
         warn_of_fallback(reason)
         return keras_loss(plan, reduction, given)
@@ -329,7 +329,7 @@ def per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
     if not isinstance(plan, PairwisePlan):
         return fused_loss(plan, y_true, y_pred, reduction=None, **arrays)
     y_pred = tf.convert_to_tensor(y_pred)
-    if reason := obstacle(plan.spec, y_pred):
+    if reason := obstacle(y_pred):
         from fastloss._keras_functions import compute
 
         warn_of_fallback(reason)
@@ -374,9 +374,10 @@ def evaluate(
     upstream: Any = 1.0,
     wrt: Wrt | None = None,
     out: None = None,
+    check: bool = False,
     **arrays: Any,
 ) -> tuple[Any, Any, Any]:
-    """For tensors what `Plan.evaluate` gives for arrays."""
+    """For tensors what `Plan.evaluate` gives for arrays; the kernels check labels in any case."""
     if out is not None:
         raise TypeError("out: tensors cannot be written to; expected None")
 
