@@ -79,6 +79,21 @@ def test_array_that_will_not_be_shared_is_an_error(emulated: Device) -> None:
         fastloss.MeanSquaredError()(Unwilling(p, "dlpack"), emulated.put(p))
 
 
+def test_array_without_a_single_device_is_the_hosts(rng: Any) -> None:
+    class Sharded:
+        def __init__(self, held: Any) -> None:
+            self.held = held
+
+        def __dlpack_device__(self) -> Any:
+            raise BufferError("only of arrays on one device")
+
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            return self.held
+
+    t, p = rng.normal(size=(2, 5, 3))
+    assert fastloss.MeanSquaredError()(t, Sharded(p)) == fastloss.MeanSquaredError()(t, p)
+
+
 def test_tensors_in_the_memory_of_the_host_are_the_hosts(rng: Any) -> None:
     torch = pytest.importorskip("torch", reason="needs PyTorch")
     t, p = rng.normal(size=(2, 5, 3))

@@ -239,9 +239,10 @@ class _Gpu(Host):
         self, labels: Any, logits: Any, label_length: Any, logit_length: Any, blank: int,
         samples: Samples,
     ) -> None:  # fmt: skip
-        labels, label_length, logit_length, weight = (
-            None if a is None else self.xp.asnumpy(a)
-            for a in (labels, label_length, logit_length, samples.coefficients())
+        copy = self.xp.asnumpy
+        labels, weight = copy(labels), copy(samples.coefficients())
+        label_length, logit_length = (
+            None if a is None else copy(a) for a in (label_length, logit_length)
         )
         _core.check_ctc(
             labels.astype(np.int64, copy=False),

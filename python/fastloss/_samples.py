@@ -126,19 +126,9 @@ class BatchPlan(Plan):
         )
 
     def compute(
-        self,
-        place: Host,
-        y_true: Any,
-        y_pred: Any,
-        reduction: str | None,
-        sample_weight: Any,
-        mask: Any,
-        upstream: Any,
-        wrt: Wrt | None,
-        out: Any,
-        **arrays: Any,
+        self, place: Host, y_true: Any, y_pred: Any, *args: Any, **arrays: Any
     ) -> tuple[Any, Any, Any]:
-        """What `evaluate` returns, for arrays that are in one place."""
+        """What `evaluate` returns, for arguments in its order whose arrays are in one place."""
         raise NotImplementedError
 
 
