@@ -52,7 +52,7 @@ step build 180 "$python" -m pip install --no-index --no-build-isolation --no-dep
 
 step info 60 "$python" -c 'import fastloss.cuda; print(fastloss.cuda.info())'
 pytest=("$python" -m pytest -m gpu -q -p no:cacheprovider -W default --tb=short)
-step tests 150 "${pytest[@]}" tests/test_cuda.py tests/test_readme.py --maxfail=40
+step tests 150 "${pytest[@]}" tests/test_cuda*.py tests/test_readme.py --maxfail=40
 if "$python" -c 'import jax' 2>/dev/null; then
   XLA_PYTHON_CLIENT_PREALLOCATE=false step tests-jax 60 "${pytest[@]}" tests/test_xla.py --maxfail=40
 fi
