@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,3 +31,32 @@ def any_threads() -> Iterator[None]:
     before = _core.num_threads()
     yield
     fastloss.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The module of CUDA kernels, compiled to run on the host."""
+    from device import build_emulation
+
+    return build_emulation(tmp_path_factory.mktemp("emulation"))
+
+
+@pytest.fixture(params=["emulated", pytest.param("card", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A GPU, or the emulation of one."""
+    from device import Device, install
+
+    if request.param == "emulated":
+        yield install(request.getfixturevalue("emulation"), monkeypatch)
+        return
+    cupy = pytest.importorskip("cupy", reason="needs CuPy")
+    if importlib.util.find_spec("fastloss._cuda") is None:
+        pytest.skip("fastloss was built without CUDA")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"needs an NVIDIA GPU: {error}")
+    before = cupy.cuda.get_allocator()
+    cupy.cuda.set_allocator(None)  # memory of its own for each array: compute-sanitizer sees more
+    yield Device(cupy)
+    cupy.cuda.set_allocator(before)

@@ -59,6 +59,9 @@ class DeviceArray:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def get(self) -> Any:
+        return self.held
+
     def astype(self, dtype: Any, copy: bool = True) -> DeviceArray:
         return DeviceArray(self.held.astype(dtype, copy=copy), self.device.id)
 

@@ -165,12 +165,8 @@ def test_check_reports_an_instruction_set_that_does_not_start() -> None:
     assert "mmx" in result["failed"][0]
 
 
-def test_check_runs_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import device
-
-    card = device.install(device.build_emulation(tmp_path), monkeypatch)
-    monkeypatch.setattr(device.DeviceArray, "get", lambda self: self.held, raising=False)
-    results = _check.check_here("card", card.put, {"map", "row", "region"})
+def test_check_runs_on_a_gpu(device: Any) -> None:
+    results = _check.check_here("card", device.put, {"map", "row", "region"})
     assert [r["failed"] for r in results] == [[]] * len(results)
     assert {r["loss"] for r in results} == {s.name for s in REGISTRY if not s.batched}
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +35,6 @@ from fastloss._registry import LossSpec
 pytestmark = one_class_is_allowed
 
 REDUCTIONS = ["sum_over_batch_size", "sum", "mean_with_sample_weight", None]
-
-
-@pytest.fixture(scope="session")
-def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_emulation(tmp_path_factory.mktemp("emulation"))
-
-
-@pytest.fixture(params=["emulated", pytest.param("card", marks=pytest.mark.gpu)])
-def device(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
-    if request.param == "emulated":
-        yield install(request.getfixturevalue("emulation"), monkeypatch)
-        return
-    cupy = pytest.importorskip("cupy", reason="needs CuPy")
-    if importlib.util.find_spec("fastloss._cuda") is None:
-        pytest.skip("fastloss was built without CUDA")
-    try:
-        cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        pytest.skip(f"needs an NVIDIA GPU: {error}")
-    before = cupy.cuda.get_allocator()
-    cupy.cuda.set_allocator(None)  # memory of its own for each array: compute-sanitizer sees more
-    yield Device(cupy)
-    cupy.cuda.set_allocator(before)
 
 
 def both(spec: LossSpec) -> Any:
