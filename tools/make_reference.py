@@ -44,7 +44,7 @@ def grid_results(spec: LossSpec, options: Any, t: Any, p: Any) -> Arrays:
     """Values per sample and gradients of their sum, by the oracle."""
     call = Call(spec, t, p, options, reduction=None)
     found = {"value": call.value(), "grad_pred": call.gradient("y_pred")}
-    if spec.labels == "dense":
+    if spec.labels == "dense" and getattr(spec, "uses_target", True):
         found["grad_true"] = call.gradient("y_true")
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,16 @@ _LINES = {
 
 
 def _line(loss: Loss) -> _Line:
-    """What a loss is drawn along: by its name or, for one without an entry, by its kind."""
+    """What a loss is drawn along."""
+    line = _line_of_kind(loss)
+    if getattr(loss.spec, "uses_target", True):
+        return line
+    label = line.x_label.replace("the true class", "one class")
+    return replace(line, x_label=label, targets=(("", line.targets[0][1]),))
+
+
+def _line_of_kind(loss: Loss) -> _Line:
+    """By the name of a loss or, for one without an entry, by what it takes."""
     spec = loss.spec
     if spec.name in _LINES:
         return _LINES[spec.name]
