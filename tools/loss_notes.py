@@ -171,7 +171,7 @@ NOTES = {
     ),
 }
 
-# The formulas of the registry, as they are typeset on the site. A loss without one is shown as text.
+# The formulas of the registry as the site typesets them. A loss without one is shown as text.
 LATEX = {
     "mean_squared_error": r"\frac{1}{n} \sum_i (t_i - p_i)^2",
     "mean_absolute_error": r"\frac{1}{n} \sum_i |t_i - p_i|",
@@ -190,9 +190,7 @@ LATEX = {
     "log_cosh": r"\frac{1}{n} \sum_i \log \cosh (p_i - t_i)",
     "hinge": r"\frac{1}{n} \sum_i \max(1 - t_i p_i, 0)",
     "squared_hinge": r"\frac{1}{n} \sum_i \max(1 - t_i p_i, 0)^2",
-    "categorical_hinge": (
-        r"\max\left(\max_i (1 - t_i) p_i - \sum_i t_i p_i + 1, 0\right)"
-    ),
+    "categorical_hinge": (r"\max\left(\max_i (1 - t_i) p_i - \sum_i t_i p_i + 1, 0\right)"),
     "kl_divergence": r"\sum_i t_i \log \frac{t_i}{p_i}",
     "poisson": r"\frac{1}{n} \sum_i \left(p_i - t_i \log(p_i + \varepsilon)\right)",
     "cosine_similarity": r"-\frac{t \cdot p}{\|t\| \, \|p\|}",

@@ -42,7 +42,7 @@ def style(ink: str) -> dict[str, Any]:
 
 def drawn(losses: list[fastloss.Loss], ink: str) -> str:
     """The plot of losses as SVG."""
-    with mpl.rc_context(style(ink)):
+    with mpl.rc_context(style(ink)):  # type: ignore[arg-type]
         figure = fastloss.plot.curves(*losses)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
@@ -88,7 +88,8 @@ def results_of(spec: LossSpec) -> str:
     """The rows of the benchmark that are of this loss, with their headings."""
     if not RESULTS.exists():
         return ""
-    out, columns = [], []
+    out: list[str] = []
+    columns: list[str] = []
     for line in RESULTS.read_text().splitlines():
         if not line.startswith("|"):
             columns = []
@@ -114,7 +115,9 @@ def page(spec: LossSpec) -> str:
     text = spec.formula.replace("\n    ", "\n")
     parts.append(f"As it is computed, with t = `y_true`, p = `y_pred`:\n\n```text\n{text}\n```\n")
     parts.append(f"Names: {', '.join(names)}. Source: {spec.source}.\n")
-    parts.append(f"Targets: {make_docs.TARGETS.get(spec.kind) or make_docs.TARGETS[spec.labels]}.\n")
+    parts.append(
+        f"Targets: {make_docs.TARGETS.get(spec.kind) or make_docs.TARGETS[spec.labels]}.\n"
+    )
     parts.append(f"```python\nimport fastloss\n\nprint({call})  # {value}\n```\n")
     for i, (title, _) in enumerate(variants_to_draw(spec)):
         parts += [f"**{title}**\n"] if title else []
