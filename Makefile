@@ -16,7 +16,7 @@ BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
 SOURCES := $(shell find cmake csrc python -type f -not -name '*.pyc') CMakeLists.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo bench bench-quick test test-all docs lint format stubs wheel clean
+.PHONY: help demo bench bench-quick test test-all notebooks docs lint format stubs wheel clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -47,7 +47,10 @@ test-tensorflow-%: wheel
 	@$(VENV)-tensorflow-$*/bin/python -m pytest tests/test_tensorflow*.py tests/test_keras*.py \
 	  tests/test_where_keras_differs.py tests/test_circle.py tests/test_ctc.py
 
-docs: $(VENV)/docs  ## Build the documentation into site/; open site/index.html.
+notebooks: $(VENV)/fastloss  ## Run the notebooks, a minute; the one on images needs scikit-image.
+	@$(BIN)/python -m pytest -m notebooks tests/test_notebooks.py
+
+docs: $(VENV)/docs  ## Build the documentation into site/ (its search needs: python -m http.server -d site).
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 lint: $(VENV)/fastloss  ## Check format, types and stubs; changes nothing.

@@ -43,7 +43,7 @@ def test_python_block_runs_by_itself(
 
 def test_there_are_blocks_to_run() -> None:
     assert {page.name for page, _ in BLOCKS} >= {"README.md", "quickstart.md", "tools.md"}
-    assert sum(page.name == "README.md" for page, _ in BLOCKS) == 3
+    assert sum(page.name == "README.md" for page, _ in BLOCKS) >= 3
 
 
 @pytest.mark.parametrize("spec", REGISTRY, ids=lambda spec: spec.name)

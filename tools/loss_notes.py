@@ -171,20 +171,21 @@ NOTES = {
     ),
 }
 
-# The formulas of the registry as the site typesets them. A loss without one is shown as text.
+# The formulas of the registry as the site typesets them, in one or several lines. A loss without
+# one is shown as text.
 LATEX = {
     "mean_squared_error": r"\frac{1}{n} \sum_i (t_i - p_i)^2",
-    "mean_absolute_error": r"\frac{1}{n} \sum_i |t_i - p_i|",
+    "mean_absolute_error": r"\frac{1}{n} \sum_i \left|t_i - p_i\right|",
     "mean_absolute_percentage_error": (
-        r"\frac{100}{n} \sum_i \frac{|t_i - p_i|}{\max(|t_i|, \varepsilon)}"
+        r"\frac{100}{n} \sum_i \frac{\left|t_i - p_i\right|}{\max(\left|t_i\right|, \varepsilon)}"
     ),
     "mean_squared_logarithmic_error": (
         r"\frac{1}{n} \sum_i \left(\log(1 + \max(p_i, \varepsilon)) "
         r"- \log(1 + \max(t_i, \varepsilon))\right)^2"
     ),
     "huber": (
-        r"\frac{1}{n} \sum_i \begin{cases} \frac{1}{2} e_i^2 & |e_i| \le \delta \\ "
-        r"\delta |e_i| - \frac{1}{2} \delta^2 & |e_i| > \delta \end{cases} "
+        r"\frac{1}{n} \sum_i \begin{cases} \frac{1}{2} e_i^2 & \left|e_i\right| \le \delta \\ "
+        r"\delta \left|e_i\right| - \frac{1}{2} \delta^2 & \left|e_i\right| > \delta \end{cases} "
         r"\qquad e = p - t"
     ),
     "log_cosh": r"\frac{1}{n} \sum_i \log \cosh (p_i - t_i)",
@@ -223,13 +224,15 @@ LATEX = {
         r"+ \beta \sum_i p_i (1 - t_i)}"
     ),
     "mean_square": r"\frac{1}{n} \sum_i p_i^2",
-    "mean_absolute": r"\frac{1}{n} \sum_i |p_i|",
+    "mean_absolute": r"\frac{1}{n} \sum_i \left|p_i\right|",
     "confidence_penalty": r"\sum_i q_i \log q_i",
     "z_loss": r"\left(\log \sum_i e^{p_i}\right)^2",
     "circle": (
         r"\log\left(1 + \sum_{j \in P} e^{-\gamma [m + d_j]_+ (m - d_j)} "
-        r"\sum_{k \in N} e^{\gamma [1 + m - d_k]_+ (1 - m - d_k)}\right) "
-        r"\qquad d = \max(1 - p \cdot r, 0)"
+        r"\sum_{k \in N} e^{\gamma [1 + m - d_k]_+ (1 - m - d_k)}\right)"
+        "\n"
+        r"d_j = \max(1 - p \cdot r_j, 0), \quad m = \text{margin}, \quad "
+        r"P \text{: references of the same label}, \quad N \text{: the others}"
     ),
     "ctc": r"-\log \sum_{a \to t} \prod_i \mathrm{softmax}(p_i)_{a_i}",
 }

@@ -6,8 +6,10 @@ A hook of mkdocs.yml. ``fastloss`` has to be installed; run ``make docs``.
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
+import unittest.mock
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +27,28 @@ from loss_notes import LATEX, NOTES, Notes
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
 
 LIGHT, DARK = "#222222", "#dddddd"
+OF_DARK_PAGES = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442")  # still Okabe's
 
 
 def style(ink: str) -> dict[str, Any]:
     """Plots without a background, in the ink of a light or a dark page."""
-    inked = (
-        "text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color",
-        "grid.color",
-    )  # fmt: skip
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     clear = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
-    return dict.fromkeys(inked, ink) | clear | {"legend.edgecolor": "none", "svg.hashsalt": "docs"}
+    rest = {"grid.color": "#888888", "legend.edgecolor": "none", "svg.hashsalt": "docs"}
+    return dict.fromkeys(inked, ink) | clear | rest
 
 
 def drawn(losses: list[fastloss.Loss], ink: str) -> str:
     """The plot of losses as SVG."""
-    with mpl.rc_context(style(ink)):  # type: ignore[arg-type]
+    colors = OF_DARK_PAGES if ink == DARK else fastloss.plot.COLORS
+    with (
+        mpl.rc_context(style(ink)),  # type: ignore[arg-type]
+        unittest.mock.patch.object(fastloss.plot, "COLORS", colors),
+    ):
         figure = fastloss.plot.curves(*losses)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
@@ -107,11 +113,13 @@ def page(spec: LossSpec) -> str:
     notes = NOTES.get(spec.name, Notes())
     true, pred, value = spec.example
     names = [f"`{n}`" for n in dict.fromkeys((spec.name, spec.class_name, *spec.aliases))]
-    formula = LATEX.get(spec.name)
+    formula = LATEX.get(spec.name, "")
     call = f"fastloss.{spec.name}({true}, {pred}){'[0]' * spec.batched}"
     parts = [f"# {spec.class_name}\n", f"{spec.summary}\n"]
-    if formula:
-        parts.append(f'<div class="formula">{convert(formula, display="block")}</div>\n')
+    parts += [
+        f'<div class="formula">{convert(line, display="block")}</div>\n'
+        for line in formula.splitlines()
+    ]
     text = spec.formula.replace("\n    ", "\n")
     parts.append(f"As it is computed, with t = `y_true`, p = `y_pred`:\n\n```text\n{text}\n```\n")
     parts.append(f"Names: {', '.join(names)}. Source: {spec.source}.\n")
@@ -139,6 +147,21 @@ def page(spec: LossSpec) -> str:
     return "\n".join(parts)
 
 
+def example(notebook: Path) -> str:
+    """A notebook as a page: its text and its programs."""
+    cells = json.loads(notebook.read_text())["cells"]
+    parts = [
+        "".join(cell["source"])
+        if cell["cell_type"] == "markdown"
+        else "```python\n" + "".join(cell["source"]) + "\n```"
+        for cell in cells
+    ]
+    source = (
+        f"\n\nThis page is `notebooks/{notebook.name}` of the repository, without its output.\n"
+    )
+    return "\n\n".join(parts) + source
+
+
 # ---- MkDocs calls these ----
 
 
@@ -148,6 +171,13 @@ def on_config(config: Any) -> Any:
     for entry in config.nav:
         if entry.get("Losses") == "losses.md":
             entry["Losses"] = [{"All on one page": "losses.md"}, *pages]
+        if "Examples" in entry:
+            titles = (re.search(r"# ([^\\]*)", n.read_text()) for n in NOTEBOOKS)
+            entry["Examples"] = [
+                {title[1]: f"examples/{notebook.stem}.md"}
+                for title, notebook in zip(titles, NOTEBOOKS, strict=True)
+                if title
+            ]
         if "Figures" in entry and (DOCS / "reliability.md").exists():
             entry["Figures"].append({"Reliability": "reliability.md"})
     return config
@@ -164,6 +194,8 @@ def on_files(files: Any, config: Any) -> Any:
         for i, (_, losses) in enumerate(variants_to_draw(spec)):
             for name, ink in (("light", LIGHT), ("dark", DARK)):
                 add(f"loss/plots/{spec.name}-{i}-{name}.svg", drawn(losses, ink))
+    for notebook in NOTEBOOKS:
+        add(f"examples/{notebook.stem}.md", example(notebook))
     if RESULTS.exists():
         for picture in RESULTS.parent.rglob("*"):
             if picture.suffix in (".png", ".svg"):
