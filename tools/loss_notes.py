@@ -231,7 +231,8 @@ LATEX = {
         r"\log\left(1 + \sum_{j \in P} e^{-\gamma [m + d_j]_+ (m - d_j)} "
         r"\sum_{k \in N} e^{\gamma [1 + m - d_k]_+ (1 - m - d_k)}\right)"
         "\n"
-        r"d_j = \max(1 - p \cdot r_j, 0), \quad m = \text{margin}, \quad "
+        r"d_j = \max(1 - p \cdot r_j, 0), \quad m = \text{margin}"
+        "\n"
         r"P \text{: references of the same label}, \quad N \text{: the others}"
     ),
     "ctc": r"-\log \sum_{a \to t} \prod_i \mathrm{softmax}(p_i)_{a_i}",

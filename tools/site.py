@@ -126,7 +126,7 @@ def page(spec: LossSpec) -> str:
     parts.append(
         f"Targets: {make_docs.TARGETS.get(spec.kind) or make_docs.TARGETS[spec.labels]}.\n"
     )
-    parts.append(f"```python\nimport fastloss\n\nprint({call})  # {value}\n```\n")
+    parts.append(f"```python\nimport fastloss\n\nprint({call})\n# {value}\n```\n")
     for i, (title, _) in enumerate(variants_to_draw(spec)):
         parts += [f"**{title}**\n"] if title else []
         about = f"The loss {spec.class_name} and its slope{', from logits' if title else ''}"
@@ -204,10 +204,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def results() -> str:
-    """The report of the benchmark, a level down; or that there is none."""
+    """The report of the benchmark, its headings a level down; or that there is none."""
     if not RESULTS.exists():
         return "No measurement is kept in this copy of the repository; `make bench` makes one."
-    return re.sub(r"^#", "##", RESULTS.read_text(), flags=re.MULTILINE)
+    without_title = re.sub(r"\A# .*\n", "", RESULTS.read_text())
+    return re.sub(r"^#", "##", without_title, flags=re.MULTILINE)
 
 
 def contributing(title: str) -> str:
