@@ -409,12 +409,13 @@ FASTLOSS_HD T log_growth(two_parts<T> difference, two_parts<T> base, T inverse, 
 }
 
 // log(share) where share + complement = 1, each to full relative precision, or NaN. For a share
-// that is not normal, some number that is no larger than the least logarithm.
+// that is not normal, some number near the least logarithm.
 template <class T>
 FASTLOSS_HD T log_of_share(T share, T complement) {
   auto [k, f] = reduce_normal(share);
-  bool far = complement > T(0.29289);
-  return log_of_reduced<T>({far ? k : T(0), far ? f : -complement}, T(0));
+  bool small = complement > T(0.5), lower = complement > T(0.29289);
+  T near_k = lower ? T(-1) : T(0), near_f = lower ? T(1) - 2 * complement : -complement;
+  return log_of_reduced<T>({small ? k : near_k, small ? f : near_f}, T(0));
 }
 
 // log(x) in two parts, plus a correction as above. Zero and infinity get a huge finite logarithm:

@@ -185,12 +185,35 @@ struct equal_classes {
   static bool are(const double* q) { return q[0] == 1 && q[1] == 1; }
 };
 
+// Targets of the binary losses: any numbers, or labels, which are 0 or 1 and leave but one of the
+// two terms.
+struct any_targets {
+  static constexpr bool are_labels = false;
+  // t x + (1 - t) y
+  template <class T>
+  FASTLOSS_HD static math::two_parts<T> mix(T t, math::two_parts<T> x, math::two_parts<T> y) {
+    auto b = math::add_smaller(T(1), -t);
+    auto left = math::multiply_exactly(t, x.hi), right = math::multiply_exactly(b.hi, y.hi);
+    auto sum = math::add_exactly(left.hi, right.hi);
+    T rest = (left.lo + t * x.lo) + (right.lo + (b.lo * y.hi + b.hi * y.lo));
+    return {sum.hi, sum.lo + rest};
+  }
+};
+struct label_targets {
+  static constexpr bool are_labels = true;
+  template <class T>
+  FASTLOSS_HD static math::two_parts<T> mix(T t, math::two_parts<T> x, math::two_parts<T> y) {
+    return {t == 0 ? y.hi : x.hi, t == 0 ? y.lo : x.lo};
+  }
+};
+
 // -b t log q - a (1 - t) log(1 - q), q = p clipped to [epsilon, 1 - epsilon]; an epsilon that is
 // not normal counts as the least normal number.
-template <class T, class Weights>
+template <class T, class Weights, class Targets = any_targets>
 struct binary_crossentropy_with : map_loss {
   static constexpr auto name = "binary_crossentropy";
   static constexpr names parameters{"epsilon", "negative_weight", "positive_weight"};
+  using of_labels = binary_crossentropy_with<T, Weights, label_targets>;
   T low, high;
   Weights weights;
   FASTLOSS_HD explicit binary_crossentropy_with(const double* q)
@@ -199,15 +222,19 @@ struct binary_crossentropy_with : map_loss {
         weights(q + 1) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
-    T complement = 1 - q;
-    // The smaller of q and 1 - q is exact, and the other one minus it.
+    T complement = 1 - q;  // the smaller of the two is exact, and the other one minus it
+    bool clipped = q < p || q > p;
+    if constexpr (Targets::are_labels) {
+      T share = t == 0 ? complement : q, rest = t == 0 ? q : complement, weight = weights.of(t);
+      T slope = weight / (t == 0 ? complement : -q);
+      return {-weight * math::log_of_share(share, rest), clipped ? T(0) : slope, T(0)};
+    }
     bool is_less = q < complement;
     T less = is_less ? q : complement;
     T log_less = math::log_of_normal(less), log_more = math::log_of_rest(less);  // keeps NaN
     T log_q = weights.positive(is_less ? log_less : log_more);
     T log_1q = weights.negative(is_less ? log_more : log_less);
     T slope = weights.slope(t, q, complement) / (q * complement);
-    bool clipped = q < p || q > p;
     return {-(t * log_q + (1 - t) * log_1q), clipped ? T(0) : slope, log_1q - log_q};
   }
 };
@@ -264,26 +291,17 @@ struct focal_factor {
   }
 };
 
-// a x + (1 - a) y
-template <class T>
-FASTLOSS_HD math::two_parts<T> mix(T a, math::two_parts<T> x, math::two_parts<T> y) {
-  auto b = math::add_smaller(T(1), -a);
-  auto left = math::multiply_exactly(a, x.hi), right = math::multiply_exactly(b.hi, y.hi);
-  auto sum = math::add_exactly(left.hi, right.hi);
-  T rest = (left.lo + a * x.lo) + (right.lo + (b.lo * y.hi + b.hi * y.lo));
-  return {sum.hi, sum.lo + rest};
-}
-
-template <class T, class Weights, class Power>
+template <class T, class Weights, class Power, class Targets = any_targets>
 struct binary_focal : map_loss {
   static constexpr auto name = "binary_focal_crossentropy";
   static constexpr names parameters{
       "epsilon", "negative_weight", "positive_weight", "apply_class_balancing", "alpha", "gamma"};
-  binary_crossentropy_with<T, Weights> crossentropy;
+  using of_labels = binary_focal<T, Weights, Power, label_targets>;
+  binary_crossentropy_with<T, Weights, Targets> crossentropy;
   focal_factor<T, Power> focal;
   FASTLOSS_HD explicit binary_focal(const double* q) : crossentropy(q), focal(q + 3) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    auto m = mix(t, math::add_smaller(T(1), -p), {p, T(0)});
+    auto m = Targets::mix(t, math::add_smaller(T(1), -p), {p, T(0)});
     return focal.times(crossentropy(t, p), t, m, 1 - 2 * t, 1 - 2 * p);
   }
 };
@@ -299,7 +317,8 @@ struct binary_focal_from_logits : map_loss {
   FASTLOSS_HD explicit binary_focal_from_logits(const double* q) : crossentropy(q), focal(q + 2) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::precise_logistic<T> s(z);
-    return focal.times(crossentropy(t, z, s.rounded()), t, mix(t, s.negative, s.positive),
+    return focal.times(crossentropy(t, z, s.rounded()), t,
+                       any_targets::mix(t, s.negative, s.positive),
                        (1 - 2 * t) * s.positive.hi * s.negative.hi, s.negative.hi - s.positive.hi);
   }
 };
