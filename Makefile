@@ -16,7 +16,7 @@ BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
 SOURCES := $(shell find cmake csrc python -type f -not -name '*.pyc') CMakeLists.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo bench bench-quick test test-all lint format stubs wheel clean
+.PHONY: help demo bench bench-quick test test-all notebooks docs lint format stubs wheel clean
 .PHONY: test-asan test-asan-quick test-tsan test-large fuzz fuzz-binding soak reproducible
 
 help:  ## Show this list.
@@ -47,6 +47,12 @@ test-tensorflow-%: wheel
 	  '$(TENSORFLOW_PACKAGE)==$*.*' "$$(ls dist/*.whl)[test]"
 	@$(VENV)-tensorflow-$*/bin/python -m pytest tests/test_tensorflow*.py tests/test_keras*.py \
 	  tests/test_where_keras_differs.py tests/test_circle.py tests/test_ctc.py
+
+notebooks: $(VENV)/fastloss  ## Run the notebooks, a minute; the one on images needs scikit-image.
+	@$(BIN)/python -m pytest -m notebooks tests/test_notebooks.py
+
+docs: $(VENV)/docs  ## Build the documentation into site/ (its search needs: python -m http.server -d site).
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # ---- Does it keep working? docs/reliability.md says what was found. ----
 
@@ -136,8 +142,9 @@ wheel: $(VENV)/fastloss  ## Build the wheel and the source archive into dist/.
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Delete everything that was built, .venv included.
-	rm -rf build dist $(VENV) $(VENV)-tensorflow-* $(SANITIZED:/fastloss=) .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf fastloss-demo.png benchmark-results
+	rm -rf build dist $(VENV) $(VENV)-tensorflow-* $(SANITIZED:/fastloss=) \
+	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf fastloss-demo.png benchmark-results site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python:
@@ -160,4 +167,9 @@ TORCH ?= torch
 $(VENV)/peers: $(VENV)/python
 	@echo "Installing PyTorch and JAX"
 	@$(PIP) $(TORCH) jax
+	@touch $@
+
+$(VENV)/docs: $(VENV)/fastloss
+	@echo "Installing what builds the documentation"
+	@$(PIP) --no-build-isolation '.[docs]'
 	@touch $@

@@ -16,6 +16,7 @@ class call {
  public:
   explicit call(const request& r);
   double run();
+  void check_labels() const;
 
  private:
   // What the sum of weighted losses is multiplied by.
@@ -23,7 +24,6 @@ class call {
   // The sum of the factors over the rows that count; per-element factors count as row means.
   double total(const factors<T>& f) const;
   void drop_ignored(const tile& at, T* w) const;
-  void check_labels() const;
   void check_labels(std::int64_t first, std::int64_t n) const;
   bool is_integral(std::int64_t row) const;
   bool output_overlaps_input() const;
@@ -33,6 +33,7 @@ class call {
   std::optional<double> run_map(double scale, double mean, bool expect_binary);
   double run_hinge(double scale, double mean);
   bool labels_are_binary() const;
+  bool are_labels(const T* t, std::int64_t n) const;
   void scales(const tile& at, const T* w, T scale, T* out) const;
 
   // row_driver.cpp: one row after the other, elements in vector lanes.
@@ -83,6 +84,7 @@ class call {
   int wants_ = 0, threads_ = 1;
   bool streams_ = false;  // the gradients are so large that they are written past the caches
   alignas(16) unsigned char functor_[functor_bytes];
+  alignas(16) unsigned char label_functor_[functor_bytes];
 };
 
 }  // namespace fastloss::cpu

@@ -41,6 +41,7 @@ call<T>::call(const request& r)
       target_scale_(r.target_scale),
       target_shift_(r.target_shift) {
   kernel_.construct(r.parameters.data(), functor_);
+  if (kernel_.of_labels) kernel_.of_labels->construct(r.parameters.data(), label_functor_);
   if (r.class_weight) class_weight_ = coalesced(*r.class_weight);
   if (r.row_upstream) upstream_ = coalesced(*r.row_upstream);
   if (r.grad_pred) grad_pred_ = coalesced(*r.grad_pred);
@@ -121,7 +122,6 @@ void call<T>::check_labels() const {
       check_labels(first, std::min(block, r_.rows - first));
 }
 
-// Rows that are ignored or have no weight may hold any label.
 template <class T>
 void call<T>::check_labels(int64_t first, int64_t n) const {
   int64_t scratch[block];
@@ -191,5 +191,7 @@ double run(const request& r) {
   if (r.compute == dtype::f64) return cpu::call<double>(r).run();
   return cpu::call<float>(r).run();
 }
+
+void check_labels(const request& r) { cpu::call<double>(r).check_labels(); }
 
 }  // namespace fastloss
