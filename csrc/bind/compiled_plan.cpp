@@ -22,7 +22,9 @@ double run_unlocked(fitted& call) {
   // Over in microseconds; to get the GIL back from a busy thread takes milliseconds.
   constexpr int64_t quick = 2048;
   if (call.element_count() <= quick) return call.run();
-  return without_gil(call.element_count(), [&] { return call.run(); });
+  double value = 0;
+  without_gil(call.element_count(), [&] { value = call.run(); });
+  return value;
 }
 
 }  // namespace

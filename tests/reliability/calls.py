@@ -204,7 +204,7 @@ def spoil(choose: Choose, call: RandomCall) -> None:
         call.y_true, call.invalid = np.ones((*call.y_pred.shape, 2), int), "y_true"
     elif call.spoiled == "label":
         t = call.y_true.astype(np.int64)
-        t.reshape(-1)[choose(0, t.size - 1)] = pick(choose, [-2, call.y_pred.size, 2**40, -(2**62)])
+        t.flat[choose(0, t.size - 1)] = pick(choose, [-2, call.y_pred.size, 2**40, -(2**62)])
         call.y_true, call.invalid = t, "y_true"
     else:
         call.invalid = "out"

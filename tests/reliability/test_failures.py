@@ -184,3 +184,19 @@ def test_an_error_in_one_thread_leaves_the_team_usable() -> None:
         with pytest.raises(ValueError, match="77777"):
             loss.value_and_grad(labels, p)
         assert np.isfinite(loss.value_and_grad(np.zeros_like(labels), p)[0])
+
+
+def test_process_may_end_while_a_daemon_computes() -> None:
+    code = """
+import threading, time, numpy as np, fastloss
+t = np.ones((300, 400))
+def work():
+    while True:
+        fastloss.LogCosh().value_and_grad(t, 2 * t)
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.05)
+print("end")
+"""
+    for _ in range(10):
+        assert run_python(code) == "end"
