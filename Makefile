@@ -79,7 +79,8 @@ CXX ?= g++
 # thread sanitizer needs addresses where it expects them.
 library = $(shell $(CXX) -print-file-name=$(1))
 sanitized = LD_PRELOAD="$(call library,lib$(1).so) $(call library,libstdc++.so.6)" \
-  ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=exitcode=66 FASTLOSS_FUZZ_CASES=200 \
+  ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/reliability/tsan.supp" \
+  FASTLOSS_FUZZ_CASES=200 \
   setarch --addr-no-randomize $(VENV)-$(2)/bin/python -m pytest -p no:cacheprovider
 
 $(SANITIZED): $(VENV)-%/fastloss: pyproject.toml $(SOURCES)

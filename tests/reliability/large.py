@@ -77,7 +77,7 @@ assert np.isfinite(value)
 print(peak() - before - gradient.nbytes / 2**20, p.shape[1] * 4 / 2**20)
 """
 UNIFORM = "rng.random((ROWS, COLS), dtype='f4')"
-BLOCKS = 24
+BLOCKS = 8
 
 
 @pytest.mark.parametrize(
