@@ -76,6 +76,7 @@ class Case:
     shape: Shape
     from_logits: bool = False
     dtype: str = "float32"
+    labels: bool = False  # targets that are 0 or 1, where others of the loss lie between
 
     @property
     def spec(self) -> LossSpec:
@@ -95,7 +96,7 @@ class Case:
     @property
     def loss(self) -> str:
         """The name that tables show."""
-        modes = ["logits"] if self.from_logits else []
+        modes = ["logits"] * self.from_logits + ["labels"] * self.labels
         modes += [] if self.dtype == "float32" else [self.dtype]
         return f"{self.name} ({', '.join(modes)})" if modes else self.name
 
@@ -151,13 +152,17 @@ def cases(
     for spec in REGISTRY:
         if losses and not {spec.name, *spec.aliases} & set(losses):
             continue
-        modes = [False, True] if any(p.name == "from_logits" for p in spec.parameters) else [False]
+        modes = [{}]
+        if spec.name.startswith("binary"):
+            modes.append({"labels": True})
+        if any(p.name == "from_logits" for p in spec.parameters):
+            modes.append({"from_logits": True})
         ndim = len(LADDERS[spec.kind][0])
-        for from_logits, dtype in itertools.product(modes, dtypes):
+        for mode, dtype in itertools.product(modes, dtypes):
             for shape in sizes or ladders.get(spec.kind, LADDERS[spec.kind]):
                 too_many = spec.kind == "pairwise" and shape[0] > MOST_EMBEDDINGS
                 if len(shape) == ndim and not too_many:
-                    yield Case(spec.name, shape, from_logits, dtype)
+                    yield Case(spec.name, shape, dtype=dtype, **mode)
 
 
 def aligned(shape: Shape, dtype: Any = np.float32) -> Array:
@@ -193,7 +198,9 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[Array, Array]:
         return rng.integers(0, case.shape[1], case.shape[0], np.int32), p
     t = aligned(case.shape)
     rng.random(out=t, dtype=np.float32)
-    if "hinge" in case.name and case.spec.kind == "map":
+    if case.labels:
+        np.copyto(t, t < 0.5)
+    elif "hinge" in case.name and case.spec.kind == "map":
         np.copyto(t, np.where(t < 0.5, np.float32(-1), np.float32(1)))
     elif case.spec.kind == "row":
         # TensorFlow takes it for granted that targets are distributions.
