@@ -152,7 +152,7 @@ def cases(
     for spec in REGISTRY:
         if losses and not {spec.name, *spec.aliases} & set(losses):
             continue
-        modes = [{}]
+        modes: list[dict[str, bool]] = [{}]
         if spec.name.startswith("binary"):
             modes.append({"labels": True})
         if any(p.name == "from_logits" for p in spec.parameters):
