@@ -109,6 +109,9 @@ void check_ctc(const ctc_request& r);
 // The instruction set that the kernels run on, chosen once; environment FASTLOSS_ISA forces one.
 const char* instruction_set();
 
+// Those that this processor can be forced to, from the least to the most demanding.
+std::vector<std::string> instruction_sets();
+
 // How many threads a call may use: environment FASTLOSS_NUM_THREADS, else what OpenMP finds, until
 // it is set.
 int num_threads();

@@ -87,6 +87,9 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
             self._waits()
         self.held[key] = _held([value])[0]
 
+    def get(self) -> Any:
+        return self.held
+
     def astype(self, dtype: Any, copy: bool = True) -> DeviceArray:
         return self._like(self.held.astype(dtype, copy=copy))
 

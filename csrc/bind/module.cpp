@@ -102,6 +102,8 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "instruction_set", [] { return std::string(instruction_set()); },
       "The instruction set that the kernels run on.");
+  m.def("instruction_sets", &instruction_sets,
+        "Those that the environment variable FASTLOSS_ISA may name on this processor.");
   m.def("num_threads", &num_threads, "How many threads a call may use.");
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def(

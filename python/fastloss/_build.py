@@ -113,6 +113,8 @@ class Loss:
         TypeError
             For dtypes that are not supported.
         """
+        if arrays:
+            self._check_arrays(arrays)
         if self.dtype is not None:
             y_pred = self._cast(y_pred)
         # By position, because that is the fastest call.
@@ -164,6 +166,8 @@ class Loss:
         """
         if wrt != "y_pred":
             check_wrt(wrt, self.spec, out)
+        if arrays:
+            self._check_arrays(arrays)
         if self.dtype is not None:
             y_pred = self._cast(y_pred)
         value, grad_pred, grad_true = self._plan.evaluate(
@@ -173,6 +177,16 @@ class Loss:
         if wrt == "both":
             return value, (grad_pred, grad_true)
         return value, grad_pred if wrt == "y_pred" else grad_true
+
+    def _check_arrays(self, arrays: dict[str, Any]) -> None:
+        known = [a.name for a in self.spec.arrays]
+        for name in arrays:
+            if name not in known:
+                raise TypeError(
+                    f"{name}: expected an argument of a call of {type(self).__name__}: y_true, "
+                    f"y_pred, {', '.join([*known, 'sample_weight', 'mask'])}; what is "
+                    "an option of the loss is given when it is made"
+                )
 
     def _cast(self, y_pred: Any) -> Any:
         assert self.dtype is not None

@@ -54,6 +54,8 @@ def set_num_threads(n: int) -> None:
     ------
     ValueError
         If ``n`` is below 1.
+    TypeError
+        If it is no integer.
 
     Notes
     -----
@@ -65,9 +67,13 @@ def set_num_threads(n: int) -> None:
     >>> import fastloss
     >>> fastloss.set_num_threads(2)
     """
-    if n < 1:
+    try:
+        number = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n: expected an integer, got {n!r}") from None
+    if number < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
-    _core.set_num_threads(operator.index(n))
+    _core.set_num_threads(number)
 
 
 def check_reduction(reduction: Any) -> None:

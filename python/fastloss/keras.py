@@ -21,6 +21,7 @@ from keras.src.losses.loss import squeeze_or_expand_to_same_rank
 from fastloss._build import ConstructorSignature, assign_arguments, class_members, make_function
 from fastloss._evaluate import Wrt, check_wrt
 from fastloss._keras_call import call_loss, loss_values
+from fastloss._keras_monitor import LossMonitor
 from fastloss._keras_patch import patch, unpatch
 from fastloss._registry import ALIASES, REGISTRY, LossSpec
 
@@ -30,7 +31,7 @@ if keras.backend.backend() != "tensorflow":
         f"{keras.backend.backend()!r}; set KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
-__all__ = ["FusedLoss", "get", "patch", "unpatch"]
+__all__ = ["FusedLoss", "LossMonitor", "get", "patch", "unpatch"]
 
 
 def _options(spec: LossSpec) -> dict[str, Any]:
