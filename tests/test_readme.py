@@ -1,9 +1,11 @@
 """The README: its Python runs, and its table lists the registry."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fastloss._registry import REGISTRY
@@ -13,16 +15,34 @@ BLOCKS = list(re.finditer(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTI
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_python_block_runs_by_itself(block: re.Match[str]) -> None:
-    for framework in ("tensorflow", "keras"):
+def test_python_block_runs_by_itself(block: re.Match[str], monkeypatch: Any) -> None:
+    for framework in ("tensorflow", "keras", "sklearn"):
         if framework in block[1]:
             pytest.importorskip(framework)
+    monkeypatch.setitem(sys.modules, "cupy", np)  # so the same loop runs without a GPU
+    run(block)
+
+
+@pytest.mark.gpu
+def test_cupy_block_runs_on_a_card() -> None:
+    cupy = pytest.importorskip("cupy", reason="needs CuPy")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"needs an NVIDIA GPU: {error}")
+    names = run(next(block for block in BLOCKS if "import cupy" in block[1]))
+    assert isinstance(names["grad"], cupy.ndarray)
+
+
+def run(block: re.Match[str]) -> dict[str, Any]:
+    names: dict[str, Any] = {}
     lines_before = "\n" * README.count("\n", 0, block.start(1))  # for tracebacks
-    exec(compile(lines_before + block[1], "README.md", "exec"), {})
+    exec(compile(lines_before + block[1], "README.md", "exec"), names)
+    return names
 
 
 def test_there_are_blocks_to_run() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize("spec", REGISTRY, ids=lambda spec: spec.name)

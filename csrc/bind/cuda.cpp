@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bind/xla_cuda.h"
 #include "cuda/device.h"
 #include "cuda/driver.h"
 #include "plan.h"
@@ -29,12 +30,6 @@ array as_array(const description& d, const char* argument) {
   for (const auto& [known, type] : type_names)
     if (name == known) return {reinterpret_cast<char*>(address), type, sizes, strides};
   throw py::type_error(std::string(argument) + ": dtype " + name + " is not supported");
-}
-
-view as_view(const array& a) {
-  view v{a.data, a.type, {}};
-  for (std::size_t d = 0; d < a.sizes.size(); ++d) v.axes.push_back({a.sizes[d], a.strides[d]});
-  return v;
 }
 
 view as_view(const description& d, const char* argument, const shape& sizes) {
@@ -132,8 +127,7 @@ class device_plan {
     if (const double* number = std::get_if<double>(&upstream)) {
       call.upstream(*number);
     } else {
-      const array u = as_array(std::get<description>(upstream), "upstream");
-      u.sizes.empty() ? call.scalar_upstream_on_device(u) : call.upstream(u);
+      call.upstream_on_device(as_array(std::get<description>(upstream), "upstream"));
     }
     if (warns_of_one_class_ && call.class_count() == 1 &&
         PyErr_WarnEx(PyExc_SyntaxWarning, call.one_class_warning().c_str(), 4) != 0)
@@ -162,6 +156,7 @@ PYBIND11_MODULE(_cuda, m) {
         "As CUDA writes it (13020 is 13.2); 0 without one.");
   m.def("runtime_version", &cuda::runtime_version, "Of the runtime that is linked in.");
   m.attr("ARCHITECTURES") = FASTLOSS_CUDA_ARCHITECTURES;
+  m.attr("XLA_HANDLER") = py::capsule(reinterpret_cast<void*>(&cuda::xla_handler));
   m.def(
       "devices",
       [] {

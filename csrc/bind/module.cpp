@@ -116,8 +116,17 @@ PYBIND11_MODULE(_core, m) {
       "Raises what the operation would for inputs of these (dtype, shape).");
   m.def("register_tensorflow_ops", &register_tensorflow_ops, py::arg("path"),
         "Registers the ops with the TensorFlow whose libtensorflow_framework is at that path.");
-  m.def("register_xla_handler", &register_xla_handler, py::arg("path"),
-        "Registers the handler of custom calls with the XLA of the libtensorflow_cc at that path.");
+  m.def(
+      "register_xla_handler",
+      [](const std::string& path, const std::string& target, const std::string& platform,
+         const py::capsule& handler) {
+        const auto function = reinterpret_cast<XLA_FFI_Handler*>(handler.get_pointer());
+        register_xla_handler(path, target, platform, function);
+      },
+      py::arg("path"), py::arg("target"), py::arg("platform"), py::arg("handler"),
+      "Registers a handler of custom calls with the XLA of the libtensorflow_cc at that path, for "
+      "the platform \"Host\" or \"CUDA\".");
+  m.attr("XLA_HANDLER") = py::capsule(reinterpret_cast<void*>(&xla_handler));
   m.attr("TENSORFLOW_LOSS_OP") = tensorflow_loss_op;
   m.attr("TENSORFLOW_SCALE_OP") = tensorflow_scale_op;
   m.attr("XLA_TARGET") = xla_target;

@@ -33,6 +33,7 @@ class call {
   std::optional<double> run_map(double scale, double mean, bool expect_binary);
   double run_hinge(double scale, double mean);
   bool labels_are_binary() const;
+  bool are_labels(const T* t, std::int64_t n) const;
   void scales(const tile& at, const T* w, T scale, T* out) const;
 
   // row_driver.cpp: one row after the other, elements in vector lanes.
@@ -83,6 +84,7 @@ class call {
   int wants_ = 0, threads_ = 1;
   bool streams_ = false;  // the gradients are so large that they are written past the caches
   alignas(16) unsigned char functor_[functor_bytes];
+  alignas(16) unsigned char label_functor_[functor_bytes];
 };
 
 }  // namespace fastloss::cpu

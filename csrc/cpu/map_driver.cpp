@@ -42,6 +42,9 @@ std::optional<double> call<T>::run_map(double scale, double mean, bool expect_bi
     }
     const T* t = targets(at, t_scratch);
     const T* p = load(p_, first, at.size(), p_scratch);
+    const bool labels = are_labels(t, at.size());
+    const loss_kernel<T>& kernel = labels ? *kernel_.of_labels : kernel_;
+    const void* functor = labels ? label_functor_ : functor_;
     const T* s = constant.data();
     const bool weighted = !weights_.empty();
     if (weighted) weights_.elements(at, r_.cols, w);
@@ -51,10 +54,10 @@ std::optional<double> call<T>::run_map(double scale, double mean, bool expect_bi
     }
     if (sums_only) {
       T* d_pred = !grad_pred_ ? nullptr : output(*grad_pred_, first, at.size(), d_pred_scratch);
-      const auto loop = !d_pred                       ? kernel_.map_sum
-                        : streams_ && is_line(d_pred) ? kernel_.map_sum_stream
-                                                      : kernel_.map_sum_gradient;
-      partial[i] = loop(functor_, t, p, factor, d_pred, at.size());
+      const auto loop = !d_pred                       ? kernel.map_sum
+                        : streams_ && is_line(d_pred) ? kernel.map_sum_stream
+                                                      : kernel.map_sum_gradient;
+      partial[i] = loop(functor, t, p, factor, d_pred, at.size());
       if (d_pred == d_pred_scratch) store(*grad_pred_, first, at.size(), d_pred);
       return;
     }
@@ -64,7 +67,7 @@ std::optional<double> call<T>::run_map(double scale, double mean, bool expect_bi
       const int64_t n = std::min(piece, at.size() - k);
       T* d_pred = begin_output(grad_pred_, first + k, n, d_pred_scratch);
       T* d_true = begin_output(grad_true_, first + k, n, d_true_scratch);
-      kernel_.map[wants_](functor_, t + k, p + k, s + k, loss + k, d_pred, d_true, n);
+      kernel.map[wants_](functor, t + k, p + k, s + k, loss + k, d_pred, d_true, n);
       if (untransforms) untransform(at, d_true);
       end_output(grad_pred_, first + k, n, d_pred_scratch);
       end_output(grad_true_, first + k, n, d_true_scratch);
@@ -129,6 +132,14 @@ bool call<T>::output_overlaps_input() const {
   for (const std::optional<view>* out : {&grad_pred_, &grad_true_, &values_})
     if (*out && (overlap(**out, t_) || overlap(**out, p_))) return true;
   return false;
+}
+
+// Whether the kernel for labels does; a few targets tell most of the others.
+template <class T>
+bool call<T>::are_labels(const T* t, int64_t n) const {
+  constexpr int64_t few = 64;
+  return kernel_.of_labels && !grad_true_ && set_.memory.all_zero_or_one(t, std::min(few, n)) &&
+         set_.memory.all_zero_or_one(t, n);
 }
 
 // scale * weight * upstream, per element.

@@ -1,8 +1,11 @@
 from collections.abc import Callable
 
+from typing_extensions import CapsuleType
+
 Description = tuple[int, str, tuple[int, ...], tuple[int, ...]]
 
 ARCHITECTURES: str
+XLA_HANDLER: CapsuleType
 
 def driver_version() -> int: ...
 def runtime_version() -> int: ...
