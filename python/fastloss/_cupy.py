@@ -301,8 +301,8 @@ def evaluate(
 
     The reduced value is an array without dimensions, so that nothing waits for it.
     """
-    cp = _cupy()
     kernels()
+    cp = _cupy()
     y_pred = predictions(y_pred)
     device = y_pred.device.id
     if isinstance(plan, BatchPlan):
