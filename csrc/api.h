@@ -78,6 +78,10 @@ const std::vector<loss_info>& losses();
 // checked every shape; labels are checked here, before anything is written.
 double run(const request& r);
 
+// Throws label_error for the first row whose label is none, of a sparse loss. Rows that are ignored
+// or have no weight may hold any label. Looks at labels and factors alone.
+void check_labels(const request& r);
+
 // Connectionist temporal classification of `batch` samples, of at most max_frames frames and
 // max_labels labels.
 struct ctc_request {
@@ -95,9 +99,12 @@ struct ctc_request {
   int threads = 1;
 };
 
-// Computes the request. Lengths and labels are checked here, before anything is written; throws
-// std::invalid_argument, naming the argument and the position.
+// Computes the request. Lengths and labels are checked here, before anything is written.
 void run_ctc(const ctc_request& r);
+
+// Throws std::invalid_argument for a length or a label out of range, naming the argument and the
+// position; samples of weight zero may hold any label. Looks at these arrays alone.
+void check_ctc(const ctc_request& r);
 
 // The instruction set that the kernels run on, chosen once; environment FASTLOSS_ISA forces one.
 const char* instruction_set();

@@ -30,12 +30,26 @@ class operation {
   std::size_t input_count() const { return inputs_.size(); }
   std::size_t output_count() const { return outputs_.size(); }
 
- private:
+  // For whoever runs the call on another device than the CPU. Nothing of an array is read. Without
+  // a plan it is CTC.
+  const plan* loss_plan() const { return plan_ ? &*plan_ : nullptr; }
+  bool reduces() const { return reduce_ != reduction::none; }
   const array* find(const std::vector<array>& inputs, const char* name) const;
-  void expect_count(const std::vector<array>& inputs) const;
+  // The plan on these inputs, without `upstream`.
   fitted fit(const std::vector<array>& inputs) const;
-  void run_plan(const std::vector<array>& inputs, const get_output& output) const;
+  // Gives the call its outputs, unreduced values included; returns where the value goes, if it is
+  // wanted.
+  std::optional<array> place_outputs(fitted& call, const std::vector<array>& inputs,
+                                     const get_output& output) const;
+  // The same for CTC; `upstream` is nothing, or has a number per sample.
   ctc_request fit_ctc(const std::vector<array>& inputs) const;
+  const array* ctc_upstream(const std::vector<array>& inputs) const;
+  void place_outputs(ctc_request& r, const std::vector<array>& inputs,
+                     const get_output& output) const;
+
+ private:
+  void expect_count(const std::vector<array>& inputs) const;
+  void run_plan(const std::vector<array>& inputs, const get_output& output) const;
   void run_ctc(const std::vector<array>& inputs, const get_output& output) const;
 
   reduction reduce_ = reduction::none;

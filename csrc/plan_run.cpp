@@ -26,6 +26,15 @@ double fitted::run() {
   }
 }
 
+void fitted::check_labels() const {
+  if (!plan_.info().sparse) return;
+  try {
+    fastloss::check_labels(request_);
+  } catch (const label_error& e) {
+    explain(e);
+  }
+}
+
 // "y_true[3, 1]: <rule>, got <label>"
 void fitted::explain(const label_error& e) const {
   shape index(y_true_.sizes.size());

@@ -6,13 +6,16 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import fastloss
 from fastloss import _core
+
+if TYPE_CHECKING:
+    from device import Device
 
 # The helper modules beside this file are imported by name, whatever pytest's import mode is.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -35,19 +38,27 @@ def any_threads() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def emulation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The module of CUDA kernels, compiled to run on the host."""
+    """The CUDA module with its kernels running on the host."""
     from device import build_emulation
 
     return build_emulation(tmp_path_factory.mktemp("emulation"))
 
 
+@pytest.fixture
+def emulated(emulation: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    """The emulation of a GPU."""
+    from device import install
+
+    return install(emulation, monkeypatch)
+
+
 @pytest.fixture(params=["emulated", pytest.param("card", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A GPU, or the emulation of one."""
-    from device import Device, install
+def device(request: Any) -> Iterator[Device]:
+    """The emulation of a GPU and, where there is one, a card."""
+    from device import Device
 
     if request.param == "emulated":
-        yield install(request.getfixturevalue("emulation"), monkeypatch)
+        yield request.getfixturevalue("emulated")
         return
     cupy = pytest.importorskip("cupy", reason="needs CuPy")
     if importlib.util.find_spec("fastloss._cuda") is None:

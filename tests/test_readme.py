@@ -1,6 +1,5 @@
 """The README and the documentation: their Python runs, and a table lists the registry."""
 
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -27,18 +26,30 @@ BLOCKS = [
 def test_python_block_runs_by_itself(
     page: Path, block: re.Match[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for package in ("tensorflow", "keras", "matplotlib"):
+    for package in ("tensorflow", "keras", "sklearn", "matplotlib"):
         if package in block[1] or (package == "matplotlib" and "fastloss.plot" in block[1]):
             pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)  # where a block may write
-    if "import cupy" in block[1]:
-        try:
-            importlib.import_module("fastloss._cuda")
-            importlib.import_module("cupy")
-        except ImportError:  # NumPy has the same names
-            monkeypatch.setitem(sys.modules, "cupy", np)
+    monkeypatch.setitem(sys.modules, "cupy", np)  # so the same loop runs without a GPU
+    run(page, block)
+
+
+@pytest.mark.gpu
+def test_cupy_block_runs_on_a_card() -> None:
+    cupy = pytest.importorskip("cupy", reason="needs CuPy")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"needs an NVIDIA GPU: {error}")
+    names = run(*next(b for b in BLOCKS if b[0].name == "README.md" and "import cupy" in b[1][1]))
+    assert isinstance(names["grad"], cupy.ndarray)
+
+
+def run(page: Path, block: re.Match[str]) -> dict[str, Any]:
+    names: dict[str, Any] = {}
     lines_before = "\n" * block.string.count("\n", 0, block.start(1))  # for tracebacks
-    exec(compile(lines_before + block[1], page.name, "exec"), {})
+    exec(compile(lines_before + block[1], page.name, "exec"), names)
+    return names
 
 
 def test_there_are_blocks_to_run() -> None:

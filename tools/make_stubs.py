@@ -47,6 +47,8 @@ def function_stub(spec: LossSpec) -> str:
     """The function of a loss."""
     arrays = [f"{a.name}: ArrayLike | None = None" for a in spec.arrays]
     arguments = ["y_true: ArrayLike", "y_pred: ArrayLike", *arrays, *_options(spec.parameters)]
+    if spec.labels == "integer":
+        arguments += ["*", "check: bool = False"]
     return _signature(spec.name, arguments, "Any", "")
 
 

@@ -16,6 +16,7 @@ class call {
  public:
   explicit call(const request& r);
   double run();
+  void check_labels() const;
 
  private:
   // What the sum of weighted losses is multiplied by.
@@ -23,7 +24,6 @@ class call {
   // The sum of the factors over the rows that count; per-element factors count as row means.
   double total(const factors<T>& f) const;
   void drop_ignored(const tile& at, T* w) const;
-  void check_labels() const;
   void check_labels(std::int64_t first, std::int64_t n) const;
   bool is_integral(std::int64_t row) const;
   bool output_overlaps_input() const;

@@ -27,6 +27,9 @@ REDUCTIONS: dict[str | None, int] = {
     "mean_with_sample_weight": 3,
 }
 
+# DLPack's numbers for the memory of a CUDA device, and for memory that it shares with the host.
+_CUDA_MEMORY = (2, 13)
+
 _KERNELS = {name: (i, params) for i, (name, _, _, params) in enumerate(_core.losses())}
 
 
@@ -96,7 +99,7 @@ class Plan:
         """The reduced value (or the values), and the gradients asked for by ``wrt``.
 
         See ``Loss.value_and_grad`` for the arguments: ``reduction``, ``sample_weight``, ``mask``,
-        ``upstream``, ``wrt``, ``out``, and the arrays of the kind of loss.
+        ``upstream``, ``wrt``, ``out``, ``check``, and the arrays of the kind of loss.
         """
         raise NotImplementedError
 
@@ -151,13 +154,14 @@ class GridPlan(Plan):
         upstream: Any = 1.0,
         wrt: Wrt | None = None,
         out: Array | None = None,
+        check: bool = False,
     ) -> tuple[Any, Array | None, Array | None]:
         how, run = REDUCTIONS[reduction], self.compiled.run
         result = run(y_true, y_pred, how, sample_weight, mask, upstream, wrt, out)
         if result is None:
             if elsewhere := front_end(y_pred):
                 return elsewhere.evaluate(
-                    self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out
+                    self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check
                 )
             y_pred, y_true = predictions(y_pred), real_numbers(y_true, "y_true")
             if sample_weight is not None:
@@ -189,8 +193,15 @@ def front_end(y_pred: Any) -> FrontEnd | None:
 
 
 def is_on_gpu(x: Any) -> bool:
-    """Whether the elements of x are in the memory of a GPU."""
-    return type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__")
+    """Whether the elements of x are in the memory of a CUDA device."""
+    if type(x) is np.ndarray:
+        return False
+    if dlpack := getattr(x, "__dlpack_device__", None):
+        try:
+            return dlpack()[0] in _CUDA_MEMORY
+        except (BufferError, RuntimeError, TypeError, ValueError):
+            return False  # no single place, as of JAX's arrays on several devices
+    return hasattr(x, "__cuda_array_interface__")
 
 
 def _host_array(x: Any, argument: str) -> Array:
@@ -246,8 +257,8 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def fit_weight(
-    w: Array, argument: str, rows: tuple[int, ...], grid: tuple[int, ...], kind: str
-) -> Array:
+    w: Any, argument: str, rows: tuple[int, ...], grid: tuple[int, ...], kind: str, xp: Any = np
+) -> Any:
     """``w`` broadcast to the loss values (``rows``) or, for map losses, to y_pred (``grid``).
 
     A weight whose shape begins the shape of the values weighs samples, whatever else would fit.
@@ -255,13 +266,13 @@ def fit_weight(
     if w.shape == rows:
         return w
     if w.ndim < len(rows) and w.shape == rows[: w.ndim]:
-        return np.broadcast_to(w.reshape(w.shape + (1,) * (len(rows) - w.ndim)), rows)
+        return xp.broadcast_to(w.reshape(w.shape + (1,) * (len(rows) - w.ndim)), rows)
     if w.ndim == len(rows) + 1 and w.shape[-1] == 1 and _broadcasts(w.shape[:-1], rows):
-        return np.broadcast_to(w[..., 0], rows)
+        return xp.broadcast_to(w[..., 0], rows)
     if _broadcasts(w.shape, rows):
-        return np.broadcast_to(w, rows)
+        return xp.broadcast_to(w, rows)
     if kind == "map" and _broadcasts(w.shape, grid):
-        return np.broadcast_to(w, grid)
+        return xp.broadcast_to(w, grid)
     also = f" or to y_pred, {grid}" if kind == "map" else ""
     raise ValueError(
         f"{argument}: expected a shape that broadcasts to the loss values, {rows}{also}, "
@@ -276,18 +287,3 @@ def check_wrt(wrt: Any, spec: LossSpec, out: Array | None = None) -> None:
         raise ValueError(f"wrt: integer labels have no gradient, expected 'y_pred', got {wrt!r}")
     if out is not None and wrt != "y_pred":
         raise ValueError(f"out: expected only with wrt='y_pred', got wrt={wrt!r}")
-
-
-def fit_upstream(upstream: Any, rows: tuple[int, ...], how: int) -> tuple[float, Array | None]:
-    if type(upstream) is float:
-        return upstream, None
-    a = real_numbers(upstream, "upstream")
-    if a.ndim == 0:
-        return float(a), None
-    if how != 0:
-        raise ValueError(
-            f"upstream: expected a number, or an array with reduction=None, got shape {a.shape}"
-        )
-    if a.shape != rows:
-        raise ValueError(f"upstream: expected the shape of the loss values, {rows}, got {a.shape}")
-    return 1.0, a

@@ -3,7 +3,7 @@
 Every function of `fastloss` exists here under the same name, with the same options; tensors go in
 and one value per sample comes out, with gradients for y_pred and, where it is not integer, y_true.
 Second derivatives come from Keras's own functions. These also run where the compiled losses cannot:
-on a GPU, and with a TensorFlow that lacks what they need; see `backend`.
+on a GPU without CUDA kernels, and with a TensorFlow that lacks what they need; see `backend`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ from fastloss._build import make_function
 from fastloss._evaluate import GridPlan, Plan, Wrt
 from fastloss._pairwise import PairwisePlan
 from fastloss._registry import REGISTRY, LossSpec
-from fastloss._tensorflow_ops import Operation, Output, backend, in_xla, obstacle, scale_gradient
+from fastloss._tensorflow_ops import (
+    Operation,
+    Output,
+    backend,
+    in_xla,
+    obstacle,
+    placed_with,
+    scale_gradient,
+)
 
 __all__ = ["backend", *(spec.name for spec in REGISTRY)]
 
@@ -80,7 +88,8 @@ class _Fused:
 
     def differentiable(self, *tensors: Any) -> Any:
         """The value, with the gradients that follow."""
-        return tf.custom_gradient(self._value)(*tensors)
+        with placed_with(tensors[1]):
+            return tf.custom_gradient(self._value)(*tensors)
 
     def _value(self, *tensors: Any) -> Any:
         y_true, y_pred = tensors[:2]
@@ -100,6 +109,10 @@ class _Fused:
         watched = [not tf.executing_eagerly() or _is_followed(x) for x in tensors]
 
         def backward(d_value: Any) -> list[Any]:
+            with placed_with(y_pred):
+                return gradients_of(d_value)
+
+        def gradients_of(d_value: Any) -> list[Any]:
             gradients: list[Any] = [None] * len(tensors)
             if watched[1] and grad is not None:
                 axes = [] if self.reduction else self.plan.axes(rank)
@@ -361,9 +374,10 @@ def evaluate(
     upstream: Any = 1.0,
     wrt: Wrt | None = None,
     out: None = None,
+    check: bool = False,
     **arrays: Any,
 ) -> tuple[Any, Any, Any]:
-    """For tensors what `Plan.evaluate` gives for arrays."""
+    """For tensors what `Plan.evaluate` gives for arrays; the kernels check labels in any case."""
     if out is not None:
         raise TypeError("out: tensors cannot be written to; expected None")
 
