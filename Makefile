@@ -17,9 +17,10 @@ SOURCES := $(shell find cmake csrc python -type f -not -name '*.pyc') CMakeLists
 
 .DELETE_ON_ERROR:
 .PHONY: help demo bench bench-quick test test-all notebooks docs lint format stubs wheel clean
+.PHONY: test-asan test-asan-quick test-tsan test-large fuzz fuzz-binding soak reproducible
 
 help:  ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/fastloss  ## Train a network with Keras's loss and with fastloss's; compare and time.
 	@$(BIN)/python -m fastloss demo
@@ -53,6 +54,72 @@ notebooks: $(VENV)/fastloss  ## Run the notebooks, a minute; the one on images n
 docs: $(VENV)/docs  ## Build the documentation into site/ (its search needs: python -m http.server -d site).
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
+# ---- Does it keep working? docs/reliability.md says what was found. ----
+
+# What needs NumPy alone: the sanitizers would report what frameworks do, too. Two compile something
+# themselves, or measure.
+NUMPY_TESTS = $(filter-out tests/test_benchmark.py tests/test_cuda.py tests/test_readme.py, $(shell \
+  grep -LE '^(import|from) (frameworks|keras|peers|tensorflow|fastloss\.)' tests/test_*.py)) \
+  tests/test_threads.py $(wildcard tests/reliability/test_*.py)
+# Where memory is written: loops over every layout, type and number of threads.
+QUICK_TESTS = $(addprefix tests/reliability/test_,fuzz.py fork.py failures.py special_values.py)
+THREADED_TESTS = tests/test_threads.py tests/test_many_rows.py tests/test_large_arrays.py \
+  tests/reliability/test_concurrency.py tests/reliability/test_same_bits.py \
+  tests/reliability/test_failures.py
+
+# What is built: address and thread sanitizer as what is shipped is, and one that compiles in two
+# minutes, for one instruction set.
+FLAGS_asan := -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=undefined
+FLAGS_quick := $(FLAGS_asan)
+FLAGS_tsan := -fsanitize=thread
+SANITIZED := $(VENV)-asan/fastloss $(VENV)-tsan/fastloss $(VENV)-quick/fastloss
+CXX ?= g++
+# The C++ library comes first, too, or the sanitizer does not find what throws exceptions. Python and
+# NumPy keep memory until the process ends, which is no leak of ours: `soak` looks for those. The
+# thread sanitizer needs addresses where it expects them.
+library = $(shell $(CXX) -print-file-name=$(1))
+sanitized = LD_PRELOAD="$(call library,lib$(1).so) $(call library,libstdc++.so.6)" \
+  ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/reliability/tsan.supp" \
+  FASTLOSS_FUZZ_CASES=200 \
+  setarch --addr-no-randomize $(VENV)-$(2)/bin/python -m pytest -p no:cacheprovider
+
+$(SANITIZED): $(VENV)-%/fastloss: pyproject.toml $(SOURCES)
+	@echo "Compiling fastloss with $(FLAGS_$*) (minutes)"
+	@$(PYTHON) -m venv $(VENV)-$*
+	@$(VENV)-$*/bin/python -m pip --disable-pip-version-check install -qq $(BUILDERS) \
+	  numpy hypothesis joblib ml_dtypes mpmath 'pytest>=8' threadpoolctl
+	@touch $@.started
+	@PATH="$$PWD/$(VENV)-$*/bin:$$PATH" CXXFLAGS="-g1 $(FLAGS_$*)" \
+	  FASTLOSS_QUICK_BUILD=$(if $(filter quick,$*),ON,OFF) $(VENV)-$*/bin/python -m pip \
+	  --disable-pip-version-check install -qq --no-build-isolation --no-deps \
+	  -C build-dir=build/$* -C install.strip=false .
+	@mv $@.started $@
+
+test-asan: $(VENV)-asan/fastloss  ## Run the NumPy tests under the address and undefined-behaviour sanitizers.
+	$(call sanitized,asan,asan) $(NUMPY_TESTS)
+
+test-asan-quick: $(VENV)-quick/fastloss  ## The same for a few tests and one instruction set.
+	$(call sanitized,asan,quick) -q $(QUICK_TESTS)
+
+test-tsan: $(VENV)-tsan/fastloss  ## Run the tests of threads under the thread sanitizer.
+	$(call sanitized,tsan,tsan) $(THREADED_TESTS)
+
+test-large: $(VENV)/fastloss  ## More than 2^31 elements, 1e8 classes, peak memory: 12 GB, minutes.
+	@$(BIN)/python -m pytest -v tests/reliability/large.py
+
+fuzz: $(VENV)/fastloss  ## Random calls against the oracle, 10,000 of them; CASES=n for others.
+	@FASTLOSS_FUZZ_CASES=$(or $(CASES),10000) $(BIN)/python -m pytest tests/reliability/test_fuzz.py
+
+fuzz-binding: $(VENV)/fastloss  ## Fuzz the compiled module with Atheris, which is installed; RUNS=n.
+	@$(PIP) atheris
+	@PYTHONPATH=tests $(BIN)/python tests/reliability/fuzz_binding.py -runs=$(or $(RUNS),200000)
+
+soak: $(VENV)/fastloss  ## Random calls for ten minutes; memory must not grow. MINUTES=n for others.
+	@PYTHONPATH=tests $(BIN)/python tests/reliability/soak.py --minutes $(or $(MINUTES),10)
+
+reproducible: $(VENV)/fastloss  ## Build the wheel twice, in two places; compare.
+	@$(BIN)/python tools/check_reproducible.py
+
 lint: $(VENV)/fastloss  ## Check format, types and stubs; changes nothing.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,7 +143,8 @@ wheel: $(VENV)/fastloss  ## Build the wheel and the source archive into dist/.
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## Delete everything that was built, .venv included.
-	rm -rf build dist $(VENV) $(VENV)-tensorflow-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist $(VENV) $(VENV)-tensorflow-* $(SANITIZED:/fastloss=) \
+	  .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf fastloss-demo.png benchmark-results site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

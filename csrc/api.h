@@ -112,8 +112,8 @@ const char* instruction_set();
 // Those that this processor can be forced to, from the least to the most demanding.
 std::vector<std::string> instruction_sets();
 
-// How many threads a call may use: environment FASTLOSS_NUM_THREADS, else what OpenMP finds, until
-// it is set.
+// How many threads a call may use: what was set, else environment FASTLOSS_NUM_THREADS, else what
+// OpenMP says now; no more where its number has been lowered since this library was loaded.
 int num_threads();
 void set_num_threads(int n);
 

@@ -258,6 +258,18 @@ def test_no_frames(rng: Any) -> None:
     assert fastloss.ctc(np.zeros((0, 2), int), np.zeros((0, 5, 3))).shape == (0,)
 
 
+@pytest.mark.parametrize("where", [np.s_[0, :], np.s_[0, 0], np.s_[0, -1, 1], np.s_[0, :, 0]])
+def test_nan_anywhere_among_the_logits_is_not_an_impossible_label(where: Any, rng: Any) -> None:
+    x = rng.normal(size=(2, 5, 3)).astype("f4")
+    clean, clean_gradient = fastloss.CTC(reduction=None).value_and_grad([[1, 2]] * 2, x)
+    x[where] = np.nan
+    value, gradient = fastloss.CTC(reduction=None).value_and_grad([[1, 2]] * 2, x)
+    assert np.isnan(value[0])
+    assert np.isnan(gradient[0]).all()
+    assert value[1] == clean[1]
+    np.testing.assert_array_equal(gradient[1], clean_gradient[1])
+
+
 def test_nan_shows() -> None:
     x = np.zeros((2, 4, 3), np.float32)
     x[0, 1, 2] = np.nan

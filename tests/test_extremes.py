@@ -53,6 +53,19 @@ def test_binary_losses_are_finite_at_any_logit(
 
 
 @dtypes
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+def test_focal_loss_has_a_slope_at_the_largest_logit(
+    target: float, gamma: float, dtype: Any
+) -> None:
+    loss = fastloss.BinaryFocalCrossentropy(from_logits=True, gamma=gamma)
+    for z in (np.finfo(dtype).max, np.finfo(dtype).min):
+        value, slope = one(loss, target, z, dtype)
+        assert np.isfinite(value)
+        assert np.isfinite(slope)
+
+
+@dtypes
 @pytest.mark.parametrize("logit", [5.0, 17.0, 40.0, 90.0])
 def test_binary_crossentropy_of_a_confident_logit_keeps_its_digits(
     logit: float, dtype: Any

@@ -141,3 +141,22 @@ def test_fully_masked_rows_of_out_are_written_too(spec: LossSpec, rng: Any) -> N
     make(spec, options).value_and_grad(t, p, mask=[True, False, True, False], out=out)
     assert not out[1::2].any()
     assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 3), (3, 0, 2, 4)], ids=str)
+@losses
+def test_out_of_an_empty_batch_is_returned(spec: LossSpec, shape: Any) -> None:
+    p = np.zeros(shape)
+    t = np.zeros(shape[:-1], int) if spec.labels == "integer" else np.zeros(shape)
+    out = np.zeros(shape)  # NumPy gives the axes of an empty array strides of zero
+    loss = make(spec, by_sample(spec))
+    assert loss.value_and_grad(t, p, out=out)[1] is out
+
+
+def test_out_of_an_empty_batch_of_a_loss_of_batches_is_returned() -> None:
+    out = np.zeros((0, 3))
+    assert fastloss.Circle().value_and_grad(np.zeros(0, int), out.copy(), out=out)[1] is out
+    for shape in [(0, 4, 3), (2, 0, 3)]:
+        out = np.zeros(shape)
+        labels = np.zeros((shape[0], 0), int)
+        assert fastloss.CTC().value_and_grad(labels, out.copy(), out=out)[1] is out

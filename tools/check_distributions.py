@@ -1,5 +1,6 @@
 """Checks what the wheel and the source archive in the given folder hold."""
 
+import re
 import sys
 import tarfile
 import zipfile
@@ -9,10 +10,23 @@ IN_BOTH = [
     "fastloss/py.typed", "fastloss/_core.pyi", "fastloss/losses.pyi", "fastloss/_demo.py",
     "fastloss/_reference.npz",
 ]  # fmt: skip
-IN_ARCHIVE = ["csrc/losses/list.h", "tests/", "CMakeLists.txt", "Makefile", ".ci/run"]
+IN_ARCHIVE = [
+    "csrc/losses/list.h", "tests/", "CMakeLists.txt", "Makefile", ".ci/run", "SECURITY.md",
+]  # fmt: skip
 IN_WHEEL = ["fastloss/_core.", ".dist-info/licenses/LICENSE"]
 NOT_IN_ARCHIVE = ["build/", ".so", ".pyc"]
 NOT_IN_WHEEL = ["csrc/", "tests/", ".pyc", "CMake"]
+
+
+# What the path of a file on the machine of the builder starts with.
+BUILT_IN = re.compile(rb"/(?:home|root|tmp|work|builds?|Users)/[\w./+-]+")
+
+
+def paths_of_builder(wheel: Path) -> list[str]:
+    """What in the files of a wheel looks like the path of a file of who built it."""
+    with zipfile.ZipFile(wheel) as z:
+        found = {(name, p) for name in z.namelist() for p in BUILT_IN.findall(z.read(name))}
+    return [f"{wheel.name}: {name} names {path.decode()}" for name, path in sorted(found)]
 
 
 def complaints(name: str, files: list[str], wanted: list[str], unwanted: list[str]) -> list[str]:
@@ -28,6 +42,7 @@ def main(folder: Path) -> int:
     (archive,) = folder.glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as z:
         found = complaints(wheel.name, z.namelist(), IN_BOTH + IN_WHEEL, NOT_IN_WHEEL)
+    found += paths_of_builder(wheel)
     with tarfile.open(archive) as t:
         found += complaints(archive.name, t.getnames(), IN_BOTH + IN_ARCHIVE, NOT_IN_ARCHIVE)
     print("\n".join(found) or f"{wheel.name} and {archive.name} hold what they should")

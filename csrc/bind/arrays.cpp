@@ -5,6 +5,7 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 
 namespace fastloss::bind {
 namespace {
@@ -15,8 +16,8 @@ std::string name_of(const py::dtype& d) { return py::str(d).cast<std::string>();
 
 // ml_dtypes registers bfloat16 as a void dtype of its own number.
 bool is_bfloat16(const py::dtype& d) {
-  static int number = -1;
-  if (d.num() == number) return true;
+  static std::atomic<int> number{-1};
+  if (d.num() == number.load(std::memory_order_relaxed)) return true;
   if (d.itemsize() != 2 || name_of(d) != "bfloat16") return false;
   number = d.num();
   return true;
@@ -112,7 +113,7 @@ void check_out(py::handle out, const py::array& y_pred) {
                          ", got " + name_of(a.dtype()));
   if (!a.writeable()) throw py::value_error("out: expected a writable array, got a read-only one");
   for (py::ssize_t d = 0; d < a.ndim(); ++d)
-    if (a.strides(d) == 0 && a.shape(d) > 1)
+    if (a.strides(d) == 0 && a.shape(d) > 1 && a.size() > 0)
       throw py::value_error("out: expected an array whose elements do not share memory");
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bind/without_gil.h"
+
 namespace fastloss::bind {
 namespace {
 
@@ -20,8 +22,9 @@ double run_unlocked(fitted& call) {
   // Over in microseconds; to get the GIL back from a busy thread takes milliseconds.
   constexpr int64_t quick = 2048;
   if (call.element_count() <= quick) return call.run();
-  py::gil_scoped_release release;
-  return call.run();
+  double value = 0;
+  without_gil(call.element_count(), [&] { value = call.run(); });
+  return value;
 }
 
 }  // namespace
@@ -110,6 +113,9 @@ py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
 
 // A NumPy scalar, which is got fastest by reading an element of an array.
 py::object compiled_plan::as_scalar(double value, dtype type) const {
+#ifdef Py_GIL_DISABLED  // other threads would write to the same place
+  return (type == dtype::f64 ? float64_ : float32_).dtype().attr("type")(value);
+#endif
   const auto through = [](py::array place, auto number) {
     *static_cast<decltype(number)*>(place.mutable_data()) = number;
     return py::reinterpret_steal<py::object>(PySequence_GetItem(place.ptr(), 0));

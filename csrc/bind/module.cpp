@@ -8,6 +8,7 @@
 #include "bind/arrays.h"
 #include "bind/compiled_plan.h"
 #include "bind/tensorflow.h"
+#include "bind/without_gil.h"
 #include "operation.h"
 #include "plan.h"
 
@@ -66,8 +67,7 @@ void run_ctc_arrays(const integers& y_true, const integers& label_length, const 
     r.grad = as_view(*grad, "out");
   }
   r.threads = num_threads();
-  py::gil_scoped_release release;
-  run_ctc(r);
+  without_gil(r.batch * r.max_frames * r.classes, [&] { run_ctc(r); });
 }
 
 // Throws for a length or a label out of range, as run_ctc does.
@@ -88,7 +88,8 @@ void check_ctc_arrays(const integers& y_true, const integers& label_length,
 
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
+// No thread of Python changes what another uses, so that none needs the GIL.
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled kernels of fastloss. Private: use the functions and classes of fastloss.";
   m.def(
       "losses",

@@ -1,9 +1,8 @@
 // Runs CTC on the CPU: one sample per task. No two samples share a sum, so the bits do not depend
 // on the number of threads.
 #include <algorithm>
-#include <atomic>
+#include <cmath>
 #include <limits>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -50,15 +49,7 @@ class call {
 
   void run() const {
     const int64_t size = r_.batch * r_.max_frames * r_.classes;
-    std::atomic<bool> out_of_memory{false};  // no exception may leave a thread
-    parallel_for(r_.batch, size < serial_below ? 1 : r_.threads, [&](int64_t b) {
-      try {
-        run_sample(b);
-      } catch (const std::bad_alloc&) {
-        out_of_memory = true;
-      }
-    });
-    if (out_of_memory) throw std::bad_alloc();
+    parallel_for(r_.batch, size < serial_below ? 1 : r_.threads, [&](int64_t b) { run_sample(b); });
   }
 
  private:
@@ -80,13 +71,13 @@ class call {
       loss = enter_label(b, w) <= w.frames ? walk_forward(b, w) : math::infinity<double>;
       // No change of the logits makes an impossible label possible: its gradient is zero.
       if (grad_ && r_.slope[b] != 0 && loss != math::infinity<double>) {
-        walk_backward(b, w);
+        std::isnan(loss) ? fill_gradient(b, 0, w.frames, T(loss)) : walk_backward(b, w);
         done = w.frames;
       }
     }
     const T value = r_.weight[b] == 0 ? T(0) : T(r_.weight[b] * loss);
     store(values_, b, 1, &value);
-    if (grad_) clear_gradient(b, done);
+    if (grad_) fill_gradient(b, done, r_.max_frames, T(0));
   }
 
   // Fills symbol and skip; returns the number of frames that the label needs.
@@ -116,6 +107,7 @@ class call {
     for (int64_t t = 0; t < w.frames; ++t) {
       const T* x = logits(b, t, w);
       w.described[t] = loops_.describe(x, r_.classes);
+      if (std::isnan(w.described[t].rest)) return std::numeric_limits<double>::quiet_NaN();
       loops_.advance(w.row(t), w.skip.data(), w.states, w.row(t + 1));
       const T most = emit(x, w.described[t].peak, w, w.row(t + 1));
       if (most == no_walk<T>) return math::infinity<double>;
@@ -168,10 +160,10 @@ class call {
     return loops_.emit(w.emission.data(), w.states, now);
   }
 
-  void clear_gradient(int64_t b, int64_t first_frame) const {
-    const std::vector<T> zeros(r_.classes);
-    for (int64_t t = first_frame; t < r_.max_frames; ++t)
-      store(*grad_, first_logit(b, t), r_.classes, zeros.data());
+  void fill_gradient(int64_t b, int64_t first_frame, int64_t end, T x) const {
+    const std::vector<T> frame(r_.classes, x);
+    for (int64_t t = first_frame; t < end; ++t)
+      store(*grad_, first_logit(b, t), r_.classes, frame.data());
   }
 
   const ctc_request& r_;

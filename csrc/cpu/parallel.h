@@ -1,7 +1,9 @@
 // The only use of OpenMP threads.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <exception>
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
@@ -12,6 +14,19 @@ namespace fastloss::cpu {
 // for threads that no longer exist.
 bool threads_survive();
 
+// What a loop of this thread calls now and then, or null; see interruptible.
+using interruption = void (*)();
+interruption current_interruption();
+
+// While it lives, long loops of this thread call `check`, which ends them by an exception.
+class interruptible {
+ public:
+  explicit interruptible(interruption check);
+  ~interruptible();
+  interruptible(const interruptible&) = delete;
+  interruptible& operator=(const interruptible&) = delete;
+};
+
 // What a thread has streamed past the caches is seen by others only after this.
 inline void end_of_writes() {
 #if defined(__SSE2__)
@@ -19,25 +34,86 @@ inline void end_of_writes() {
 #endif
 }
 
-// Calls body(i) for i in [0, n), on up to `threads` threads, in no particular order.
+// The first exception of a team. None may leave the region of a team, so it is kept until the end.
+class first_error {
+ public:
+  bool occurred() const { return occurred_.load(std::memory_order_relaxed); }
+  void keep_current() {
+    if (!occurred_.exchange(true)) error_ = std::current_exception();
+  }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::atomic<bool> occurred_{false};
+  std::exception_ptr error_;
+};
+
+// The start and the end of a team as the thread sanitizer has to see them: it does not know GNU
+// OpenMP's own synchronization. What hands the variables of parallel_for itself to the threads runs
+// before a thread can say that it has started, so that function is not looked at; the bodies, which
+// must not become part of it, are. Nothing in other builds.
+enum class team_edge { start, end };
+#if defined(__SANITIZE_THREAD__)
+#define FASTLOSS_STARTS_TEAM __attribute__((no_sanitize("thread")))
+#define FASTLOSS_IN_TEAM __attribute__((noinline))
+void happens_before(team_edge edge);
+void happens_after(team_edge edge);
+#else
+#define FASTLOSS_STARTS_TEAM
+#define FASTLOSS_IN_TEAM
+inline void happens_before(team_edge) {}
+inline void happens_after(team_edge) {}
+#endif
+
 template <class Body>
-void parallel_for(std::int64_t n, int threads, Body body) {
+FASTLOSS_IN_TEAM void call_body(Body& body, std::int64_t i) {
+  body(i);
+}
+
+// Calls body(i) for i in [0, n), on up to `threads` threads, in no particular order. If one throws,
+// no further ones are begun, and the first exception is thrown here.
+template <class Body>
+FASTLOSS_STARTS_TEAM void parallel_for(std::int64_t n, int threads, Body body) {
   if (threads > n) threads = static_cast<int>(n);
-  if (threads <= 1 || !threads_survive()) {
-    for (std::int64_t i = 0; i < n; ++i) body(i);
+  const bool serial = threads <= 1 || !threads_survive();
+  // Chunks small enough to even out a core that another process keeps busy, large enough that
+  // neighbouring elements are mostly done by one thread.
+  std::int64_t chunk = n / (16 * (serial ? 1 : threads));
+  if (chunk < 1) chunk = 1;
+  const std::int64_t between_checks = chunk < 1024 ? chunk : 1024;
+  const interruption interrupt = n > 1 ? current_interruption() : nullptr;
+  if (serial) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (interrupt && i % between_checks == 0) interrupt();
+      body(i);
+    }
     end_of_writes();
     return;
   }
-  // Chunks small enough to even out a core that another process keeps busy, large enough that
-  // neighbouring elements are mostly done by one thread.
-  std::int64_t chunk = n / (16 * threads);
-  if (chunk < 1) chunk = 1;
+  first_error error;
+  happens_before(team_edge::start);
 #pragma omp parallel num_threads(threads)
   {
+    happens_after(team_edge::start);
+    // In the thread that called: the others have none.
+    const interruption check = interrupt ? current_interruption() : nullptr;
 #pragma omp for schedule(dynamic, chunk) nowait
-    for (std::int64_t i = 0; i < n; ++i) body(i);
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (error.occurred()) continue;
+      try {
+        if (check && i % between_checks == 0) check();
+        call_body(body, i);
+      } catch (...) {
+        error.keep_current();
+      }
+    }
     end_of_writes();
+    happens_before(team_edge::end);
   }
+  happens_after(team_edge::end);
+  error.rethrow();
 }
 
 }  // namespace fastloss::cpu

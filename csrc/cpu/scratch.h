@@ -21,8 +21,10 @@ T* thread_scratch(scratch_use use, std::int64_t n) {
   thread_local room rooms[static_cast<int>(scratch_use::count)];
   room& own = rooms[static_cast<int>(use)];
   if (own.size < n + line) {
+    own.size = 0;  // in case that there is no memory
+    own.memory.reset();
+    own.memory.reset(new T[n + line]);
     own.size = n + line;
-    own.memory.reset(new T[own.size]);
   }
   const auto past = reinterpret_cast<std::uintptr_t>(own.memory.get()) % cache_line;
   return own.memory.get() + (past ? (cache_line - past) / sizeof(T) : 0);

@@ -15,7 +15,7 @@ struct square {
     math::two_parts<T> m;
     FASTLOSS_HD T times(T b) const { return m.hi * (m.hi * b + 2 * m.lo * b); }
     FASTLOSS_HD T slope(T b, T by_b, T by_m) const {
-      T grown = m.hi * by_b, half = 2 * b * by_m + grown;
+      T grown = m.hi * by_b, half = 2 * (b * by_m) + grown;  // 2 b may overflow
       return m.hi * half + m.lo * (half + grown);
     }
   };

@@ -163,6 +163,8 @@ class Loss:
         ------
         ValueError, TypeError
             As for calling the loss. Nothing is written then.
+        KeyboardInterrupt
+            Also in the middle of a long call; ``out`` may then be half written.
         """
         if wrt != "y_pred":
             check_wrt(wrt, self.spec, out)

@@ -59,8 +59,9 @@ def set_num_threads(n: int) -> None:
 
     Notes
     -----
-    The initial number is the environment variable ``FASTLOSS_NUM_THREADS``, else what OpenMP
-    finds (``OMP_NUM_THREADS``, or the processors of this process).
+    Until it is set, the number is the environment variable ``FASTLOSS_NUM_THREADS``, else what
+    OpenMP says at each call (``OMP_NUM_THREADS``, or the processors of this process). A limit that
+    threadpoolctl sets for the calling thread holds in any case.
 
     Examples
     --------

@@ -60,7 +60,8 @@ class PairwisePlan(BatchPlan):
                 f"{reference.shape[0]}, got {others.shape[0]}"
             )
         if not n:
-            return xp.empty(0, embeddings.dtype), None if wrt is None else given.copy(), None
+            grad = given.copy() if out is None else out
+            return xp.empty(0, embeddings.dtype), None if wrt is None else grad, None
 
         similarity = embeddings @ reference.T
         losses, pull, _ = self.rows.evaluate(

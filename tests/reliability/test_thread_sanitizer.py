@@ -1,0 +1,46 @@
+"""What `make test-tsan` sees: races between bodies of a loop, and nothing of OpenMP's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [Path(__file__).parent / "race.cpp", ROOT / "csrc" / "cpu" / "parallel.cpp"]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: Any) -> list[str]:
+    compiler, setarch = shutil.which("g++"), shutil.which("setarch")
+    if not compiler or not setarch or "san.so" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("needs g++ and setarch, and no other sanitizer")
+    binary = tmp_path_factory.mktemp("race") / "race"
+    flags = ["-std=c++17", "-O2", "-fopenmp", "-fsanitize=thread", f"-I{ROOT / 'csrc'}"]
+    command = [compiler, *flags, *map(str, SOURCES), "-o", str(binary)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("g++ has no thread sanitizer for programs with OpenMP")
+    return [setarch, "--addr-no-randomize", str(binary)]
+
+
+def run(program: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TSAN_OPTIONS": "exitcode=66"}
+    return subprocess.run(
+        program, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_threads_of_a_loop_are_no_race(program: list[str]) -> None:
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "10000000 0\n"
+
+
+def test_race_between_bodies_is_seen(program: list[str]) -> None:
+    done = run([*program, "race"])
+    assert "data race" in done.stderr
+    assert done.returncode == 66
