@@ -51,7 +51,7 @@ operation::operation(const std::string& line) {
   if (rest.compare(0, ctc.size(), ctc) == 0)
     blank_ = std::stoll(rest.substr(ctc.size()));
   else
-    plan_ = plan_from_text(rest);
+    sum_ = sum_from_text(rest);
   if (inputs_.size() < 2 || inputs_[0] != "y_true" || inputs_[1] != "y_pred")
     throw argument_error("an operation takes y_true and y_pred, got " + line);
 }
@@ -69,27 +69,31 @@ void operation::expect_count(const std::vector<array>& inputs) const {
 
 void operation::run(const std::vector<array>& inputs, const get_output& output) const {
   expect_count(inputs);
-  plan_ ? run_plan(inputs, output) : run_ctc(inputs, output);
+  sum_.empty() ? run_ctc(inputs, output) : run_plan(inputs, output);
 }
 
 void operation::check(const std::vector<array>& inputs) const {
   expect_count(inputs);
-  if (plan_)
-    fit(inputs);
-  else
+  if (sum_.empty())
     fit_ctc(inputs);
+  else
+    fit(inputs);
 }
 
-fitted operation::fit(const std::vector<array>& inputs) const {
-  fitted call(*plan_, inputs[0], inputs[1]);
+fitted_sum operation::fit(const std::vector<array>& inputs) const {
+  fitted_sum call(sum_, inputs[0], inputs[1]);
   call.reduce(reduce_);
+  std::vector<std::optional<array>> own(sum_.size());
+  for (std::size_t k = 0; k < own.size(); ++k)
+    if (const array* w = find(inputs, ("weight" + std::to_string(k)).c_str())) own[k] = *w;
+  call.own_weights(own);
   if (const array* w = find(inputs, "sample_weight")) call.sample_weight(*w);
   if (const array* m = find(inputs, "mask")) call.mask(*m);
   return call;
 }
 
 void operation::run_plan(const std::vector<array>& inputs, const get_output& output) const {
-  fitted call = fit(inputs);
+  fitted_sum call = fit(inputs);
   if (const array* u = find(inputs, "upstream")) call.upstream(*u);
   const bool reduced = reduce_ != reduction::none;
   std::vector<double> unwanted;

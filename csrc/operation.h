@@ -11,11 +11,11 @@
 
 namespace fastloss {
 
-// The line is "<reduction> <inputs> <outputs> <plan>", for example
+// The line is "<reduction> <inputs> <outputs> <sum>", for example
 //   mean y_true,y_pred,sample_weight value,grad_pred huber parameters=0x1p+0 axes=-1
-// with a plan as `to_text` writes it, or "ctc blank=0". Inputs are y_true, y_pred, sample_weight,
-// mask and upstream, for CTC also label_length and logit_length; outputs are value, grad_pred,
-// grad_true.
+// with a sum of plans as `to_text` writes it, or "ctc blank=0". Inputs are y_true, y_pred,
+// sample_weight, mask and upstream, weight0, weight1 and so on for the own weights of the terms,
+// for CTC also label_length and logit_length; outputs are value, grad_pred, grad_true.
 class operation {
  public:
   explicit operation(const std::string& line);
@@ -33,14 +33,14 @@ class operation {
  private:
   const array* find(const std::vector<array>& inputs, const char* name) const;
   void expect_count(const std::vector<array>& inputs) const;
-  fitted fit(const std::vector<array>& inputs) const;
+  fitted_sum fit(const std::vector<array>& inputs) const;
   void run_plan(const std::vector<array>& inputs, const get_output& output) const;
   ctc_request fit_ctc(const std::vector<array>& inputs) const;
   void run_ctc(const std::vector<array>& inputs, const get_output& output) const;
 
   reduction reduce_ = reduction::none;
   std::vector<std::string> inputs_, outputs_;
-  std::optional<plan> plan_;  // without it, CTC
+  std::vector<weighted_plan> sum_;  // without a term, CTC
   std::int64_t blank_ = 0;
 };
 

@@ -1,4 +1,5 @@
 // Runs a call of a plan on the CPU. Apart from plan.cpp, whose rules other devices share.
+#include <algorithm>
 #include <charconv>
 
 #include "cpu/view.h"
@@ -6,6 +7,8 @@
 
 namespace fastloss {
 namespace {
+
+using std::int64_t;
 
 // The shortest decimals that read back as the number.
 template <class T>
@@ -24,6 +27,133 @@ double fitted::run() {
   } catch (const label_error& e) {
     explain(e);
   }
+}
+
+// ---- fitted_sum ----
+
+fitted_sum::fitted_sum(const std::vector<weighted_plan>& sum, const array& y_true,
+                       const array& y_pred)
+    : sum_(sum) {
+  calls_.reserve(sum.size());
+  for (const weighted_plan& term : sum) calls_.emplace_back(term.loss, y_true, y_pred);
+}
+
+void fitted_sum::sample_weight(const array& w) {
+  for (fitted& call : calls_) call.sample_weight(w);
+}
+void fitted_sum::own_weights(const std::vector<std::optional<array>>& w) {
+  for (std::size_t k = 0; k < w.size(); ++k)
+    if (w[k]) calls_[k].own_weight(*w[k]);
+}
+void fitted_sum::mask(const array& m) {
+  for (fitted& call : calls_) call.mask(m);
+}
+void fitted_sum::upstream(double u) {
+  for (fitted& call : calls_) call.upstream(u);
+}
+void fitted_sum::upstream(const array& u) {
+  for (fitted& call : calls_) call.upstream(u);
+}
+
+void fitted_sum::reduce(reduction how) {
+  for (fitted& call : calls_) {
+    if (how == reduction::none && call.value_shape() != value_shape())
+      throw argument_error("reduction: the values of " + calls_[0].plan_.info().name + ", " +
+                           text(value_shape()) + ", and of " + call.plan_.info().name + ", " +
+                           text(call.value_shape()) + ", cannot be added unreduced");
+    call.reduce(how);
+  }
+}
+
+void fitted_sum::values(const array& a) {
+  values_ = a;
+  for (fitted& call : calls_) call.values(a);
+}
+void fitted_sum::grad_pred(const array& a) {
+  grad_pred_ = a;
+  for (fitted& call : calls_) call.grad_pred(a);
+}
+void fitted_sum::grad_true(const array& a) {
+  grad_true_ = a;
+  const auto uses_target = [](const fitted& call) { return call.plan_.info().uses_target; };
+  const bool none_does = std::none_of(calls_.begin(), calls_.end(), uses_target);
+  // What does not look at y_true adds nothing to its gradient, and the shape need not fit it.
+  for (fitted& call : calls_)
+    if (none_does || uses_target(call)) call.grad_true(a);
+}
+
+double fitted_sum::run() {
+  if (calls_.size() == 1 && sum_[0].coefficient == 1) return calls_[0].run();
+  std::vector<request> requests;
+  std::vector<double> coefficients;
+  for (std::size_t k = 0; k < calls_.size(); ++k) {
+    requests.push_back(calls_[k].request_);
+    requests.back().threads = num_threads();
+    coefficients.push_back(sum_[k].coefficient);
+  }
+  if (!runs_as_sum(requests)) return run_by_terms();
+  try {
+    return run_sum(requests, coefficients);
+  } catch (const label_error& e) {
+    calls_[0].explain(e);  // every term has the same labels
+  }
+}
+
+namespace {
+
+// What terms are added up in before it is rounded to what `to` stores, if there is such an array.
+class total {
+ public:
+  explicit total(const std::optional<array>& to) : to_(to) {
+    if (!to) return;
+    int64_t n = 1;
+    for (int64_t size : to->sizes) n *= size;
+    sum_.resize(n);
+    term_.resize(n);
+  }
+  // Where the next term is to be written.
+  array term() { return contiguous(term_.data(), dtype::f64, to_->sizes); }
+  void add(double coefficient) {
+    if (coefficient == 0) return;
+    for (std::size_t i = 0; i < sum_.size(); ++i) sum_[i] += coefficient * term_[i];
+  }
+  void finish() const {
+    if (!to_) return;
+    view out{to_->data, to_->type, {}};
+    for (std::size_t d = 0; d < to_->sizes.size(); ++d)
+      out.axes.push_back({to_->sizes[d], to_->strides[d]});
+    cpu::store(cpu::coalesced(out), 0, static_cast<int64_t>(sum_.size()), sum_.data());
+  }
+
+ private:
+  const std::optional<array>& to_;
+  std::vector<double> sum_, term_;
+};
+
+}  // namespace
+
+// For terms that see the elements in different orders. Nothing is written before all have run,
+// because an output may lie over an input.
+double fitted_sum::run_by_terms() {
+  total values(values_), grad_pred(grad_pred_), grad_true(grad_true_);
+  double sum = 0;
+  for (std::size_t k = 0; k < calls_.size(); ++k) {
+    fitted& call = calls_[k];
+    const double by = sum_[k].coefficient;
+    if (values_) call.values(values.term());
+    if (call.request_.grad_pred) call.grad_pred(grad_pred.term());
+    const bool has_grad_true = call.request_.grad_true.has_value();
+    if (has_grad_true) call.grad_true(grad_true.term());
+    const double value = call.run();
+    if (by != 0) sum += by * value;
+    if (values_) values.add(by);
+    if (grad_pred_) grad_pred.add(by);
+    if (has_grad_true) grad_true.add(by);
+  }
+  values.finish();
+  grad_pred.finish();
+  grad_true.finish();
+  return sum;
 }
 
 // "y_true[3, 1]: <rule>, got <label>"

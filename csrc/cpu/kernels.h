@@ -123,6 +123,8 @@ struct memory_loops {
   bool (*all_below)(const std::int64_t* x, std::int64_t n, std::int64_t limit);  // and at least 0
   // A copy that does not go through the caches; see end_of_writes in parallel.h.
   void (*stream)(const T* from, std::int64_t n, T* to);
+  // sum[i] += x[i]
+  void (*add)(const T* x, std::int64_t n, T* sum);
   // `lanes` adjacent rows of n elements each, as [n][lanes], and back.
   void (*to_lanes)(const T* rows, std::int64_t n, T* out);
   void (*from_lanes)(const T* in, std::int64_t n, T* rows);

@@ -92,6 +92,12 @@ void stream(const T* from, std::int64_t n, T* to) {
   for (; i < n; ++i) to[i] = from[i];
 }
 
+template <class T>
+void add(const T* x, std::int64_t n, T* sum) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) sum[i] += x[i];
+}
+
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define FASTLOSS_SHUFFLES
@@ -218,7 +224,8 @@ void from_lanes(const T* in, std::int64_t n, T* rows) {
 
 template <class T>
 memory_loops<T> make_memory_loops() {
-  return {weighted_sum<T>, all_zero_or_one<T>, all_below, stream<T>, to_lanes<T>, from_lanes<T>};
+  return {weighted_sum<T>, all_zero_or_one<T>, all_below,    stream<T>,
+          add<T>,          to_lanes<T>,        from_lanes<T>};
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ TENSORFLOW_LOSS_OP: str
 TENSORFLOW_SCALE_OP: str
 XLA_TARGET: str
 
-def losses() -> list[tuple[str, str, bool, list[str]]]: ...
+def losses() -> list[tuple[str, str, bool, bool, list[str]]]: ...
 def instruction_set() -> str: ...
 def num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
@@ -20,6 +20,9 @@ def check_out(out: object, y_pred: NDArray[Any]) -> None: ...
 def may_fill(out: NDArray[Any], array: NDArray[Any]) -> bool: ...
 
 class Plan:
+    @overload
+    def __init__(self, terms: Sequence[tuple[float, Plan]]) -> None: ...
+    @overload
     def __init__(
         self,
         loss: int,
@@ -44,6 +47,7 @@ class Plan:
         upstream: object,
         wrt: str | None,
         out: object,
+        own_weights: tuple[object, ...] | None = None,
     ) -> tuple[Any, NDArray[Any] | None, NDArray[Any] | None] | None: ...
 
 def run_ctc(

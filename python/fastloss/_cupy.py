@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastloss._evaluate import REDUCTIONS, GridPlan, Plan, Wrt, is_on_gpu
+from fastloss._sum import SumPlan
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -172,22 +173,36 @@ def evaluate(
     upstream: Any = 1.0,
     wrt: Wrt | None = None,
     out: Any = None,
+    weight: Any = None,
     **arrays: Any,
 ) -> tuple[Any, Any, Any]:
     """For GPU arrays what `Plan.evaluate` gives for arrays of the host.
 
     The reduced value is an array without dimensions, so that nothing waits for it.
     """
+    if isinstance(plan, SumPlan):  # the kernels of GPUs do one loss at a time
+        y_pred = predictions(y_pred)
+        if out is not None:
+            _check_out(out, y_pred)
+        return plan.by_terms(y_true, y_pred, sample_weight, mask, upstream, wrt, out, arrays)
     if not isinstance(plan, GridPlan):
-        raise TypeError(f"y_pred: {plan.spec.name} does not take GPU arrays, only NumPy's")
+        raise TypeError(f"y_pred: {plan.name} does not take GPU arrays, only NumPy's")
     compiled = _device_plan(plan)
     cp = _cupy()
     y_pred = predictions(y_pred)
     device = y_pred.device.id
     with cp.cuda.Device(device):
-        y_true = _real_numbers(y_true, "y_true", device)
+        y_true = y_pred if plan.ignores(y_true) else _real_numbers(y_true, "y_true", device)
         if sample_weight is not None:
             sample_weight = _factor(sample_weight, "sample_weight", device)
+        if weight is not None:
+            weight = _factor(weight, "weight", device)
+            if sample_weight is not None and sample_weight.ndim not in (0, weight.ndim):
+                raise ValueError(
+                    f"sample_weight: expected the shape of the loss's own weight on a GPU, "
+                    f"{weight.shape}, got {sample_weight.shape}"
+                )
+            sample_weight = weight if sample_weight is None else weight * sample_weight
         if mask is not None:
             mask = _factor(mask, "mask", device)
             mask = mask if mask.dtype.kind == "b" else mask != 0

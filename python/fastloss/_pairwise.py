@@ -48,17 +48,18 @@ class PairwisePlan(Plan):
         out: Array | None = None,
         ref_labels: Any = None,
         ref_embeddings: Any = None,
+        weight: Any = None,
     ) -> tuple[Any, Array | None, Array | None]:
         if elsewhere := front_end(y_pred):
             return elsewhere.evaluate(
                 self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out,
-                ref_labels=ref_labels, ref_embeddings=ref_embeddings,
+                ref_labels=ref_labels, ref_embeddings=ref_embeddings, weight=weight,
             )  # fmt: skip
         given = predictions(y_pred)
         self.axes(given.ndim)
         if out is not None:
             _core.check_out(out, given)
-        samples = Samples(len(given), reduction, sample_weight, mask, upstream)
+        samples = Samples(len(given), reduction, sample_weight, mask, upstream, weight)
         compute = np.float64 if given.dtype == np.float64 else np.float32
         embeddings = given.astype(compute, copy=False)
         reference = self._reference(ref_embeddings, embeddings)

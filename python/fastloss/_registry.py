@@ -168,8 +168,9 @@ class LossSpec:
 
     ``name`` is the function, ``class_name`` the class, ``object_name`` the default name of an
     instance. ``labels`` tells whether y_true has the shape of y_pred or holds class indices.
-    ``arrays`` are what a call may take beside y_true and y_pred. The class takes ``class_options``,
-    the names of all parameters unless told otherwise.
+    ``arrays`` are what a call may take beside y_true and y_pred. Without ``uses_target``, y_true is
+    not looked at and may be None. The class takes ``class_options``, the names of all parameters
+    unless told otherwise.
     ``example`` is (y_true, y_pred, value) as source text, for one sample or, where a call needs a
     batch, for one whose first loss is the mean.
     """
@@ -186,6 +187,7 @@ class LossSpec:
     aliases: tuple[str, ...] = ()
     object_name: str = ""
     arrays: tuple[ArrayArgument, ...] = ()
+    uses_target: bool = True
     class_options: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -424,6 +426,45 @@ REGISTRY: tuple[LossSpec, ...] = (
             Parameter("beta", 0.5, "The weight of what y_pred adds.", "float", _number(0)),
             _REGION_AXIS,
         ),
+    ),
+    LossSpec(
+        "mean_square", "MeanSquare", "map",
+        "Mean of the squared predictions: a penalty for large ones. y_true is not looked at.",
+        "mean(p^2)",
+        "Hoerl and Kennard, Ridge Regression, 1970, of predictions instead of weights",
+        ("None", "[1., -3.]", "5.0"),
+        uses_target=False,
+    ),
+    LossSpec(
+        "mean_absolute", "MeanAbsolute", "map",
+        "Mean of the absolute predictions: a penalty that makes them sparse. y_true is not looked "
+        "at; the gradient at 0 is 0.",
+        "mean(|p|)",
+        "Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996, of predictions "
+        "instead of weights",
+        ("None", "[1., -3.]", "2.0"),
+        uses_target=False,
+    ),
+    LossSpec(
+        "confidence_penalty", "ConfidencePenalty", "row",
+        "The negative entropy of the predicted distribution: a penalty for confident predictions. "
+        "y_true is not looked at.",
+        "sum(q log(q)), q = p clipped to [1e-7, 1]; q = softmax(p) from logits",
+        "Pereyra et al., Regularizing Neural Networks by Penalizing Confident Output "
+        "Distributions, 2017",
+        ("None", "[0.25, 0.75]", "-0.5623351"),
+        (_FROM_LOGITS, _AXIS),
+        uses_target=False,
+    ),
+    LossSpec(
+        "z_loss", "ZLoss", "row",
+        "The squared logarithm of the partition function of logits, which keeps them from "
+        "drifting. y_true is not looked at.",
+        "log(sum(exp(p)))^2",
+        "Zoph et al., ST-MoE: Designing Stable and Transferable Sparse Expert Models, 2022",
+        ("None", "[1., 2.]", "5.351180"),
+        (_AXIS,),
+        uses_target=False,
     ),
     LossSpec(
         "circle", "Circle", "pairwise",

@@ -13,11 +13,21 @@ class Samples:
     """The factors of ``n`` samples: what they weigh, which of them count, what flows back."""
 
     def __init__(
-        self, n: int, reduction: str | None, sample_weight: Any, mask: Any, upstream: Any
+        self,
+        n: int,
+        reduction: str | None,
+        sample_weight: Any,
+        mask: Any,
+        upstream: Any,
+        own_weight: Any = None,
     ) -> None:
         # As in Keras, an empty batch of values comes back as it is.
         self.reduction = REDUCTIONS[reduction] if n else 0
         self.weight = self._fit(sample_weight, "sample_weight", n)
+        own = self._fit(own_weight, "weight", n)
+        if own is not None:
+            product = np.ones(n) if self.weight is None else self.weight.astype(np.float64)
+            self.weight = np.where((product == 0) | (own == 0), 0.0, product * own)
         self.mask = self._fit(mask, "mask", n)
         if self.mask is not None:
             self.mask = self.mask != 0

@@ -33,11 +33,12 @@ class SequencePlan(Plan):
         out: Array | None = None,
         label_length: Any = None,
         logit_length: Any = None,
+        weight: Any = None,
     ) -> tuple[Any, Array | None, Array | None]:
         if elsewhere := front_end(y_pred):
             return elsewhere.evaluate(
                 self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out,
-                label_length=label_length, logit_length=logit_length,
+                label_length=label_length, logit_length=logit_length, weight=weight,
             )  # fmt: skip
         logits = predictions(y_pred)
         self.axes(logits.ndim)
@@ -55,7 +56,7 @@ class SequencePlan(Plan):
             label_length = np.count_nonzero(labels != blank, axis=1)
         if logit_length is None:
             logit_length = np.full(batch, frames)
-        samples = Samples(batch, reduction, sample_weight, mask, upstream)
+        samples = Samples(batch, reduction, sample_weight, mask, upstream, weight)
         weight = samples.coefficients()
 
         compute = np.dtype(np.float64 if logits.dtype == np.float64 else np.float32)
