@@ -266,8 +266,8 @@ ROWS: dict[str, Forward] = {
     f.__name__: f
     for f in (
         categorical_crossentropy, categorical_focal_crossentropy, sparse_categorical_crossentropy,
-        categorical_generalized_cross_entropy, categorical_hinge, cosine_similarity, confidence_penalty,
-        z_loss, dice, iou, tversky,
+        categorical_generalized_cross_entropy, categorical_hinge, cosine_similarity,
+        confidence_penalty, z_loss, dice, iou, tversky,
     )
 }  # fmt: skip
 

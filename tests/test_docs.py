@@ -1,15 +1,36 @@
-"""The generated pages are those that the registry gives."""
+"""The generated pages are those that the registry gives, and the examples run."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-TOOLS = Path(__file__).parent.parent / "tools"
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ROOT / "tools"
+CUSTOM_LOSSES = (ROOT / "docs" / "custom_losses.md").read_text()
+EXAMPLES = re.findall(
+    r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", CUSTOM_LOSSES, re.MULTILINE | re.DOTALL
+)
 
 
 def test_page_of_losses_is_up_to_date() -> None:
     command = [sys.executable, str(TOOLS / "make_docs.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(("title", "code"), EXAMPLES, ids=[title for title, _ in EXAMPLES])
+def test_example_of_a_custom_loss_runs_by_itself(title: str, code: str) -> None:
+    for framework in ("tensorflow", "keras"):
+        if framework in code:
+            pytest.importorskip(framework)
+    exec(compile(code, f"custom_losses.md: {title}", "exec"), {})
+
+
+def test_every_section_has_an_example() -> None:
+    assert len(EXAMPLES) == len(re.findall(r"^## ", CUSTOM_LOSSES, re.MULTILINE)) >= 11

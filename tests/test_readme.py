@@ -22,7 +22,7 @@ def test_python_block_runs_by_itself(block: re.Match[str]) -> None:
 
 
 def test_there_are_blocks_to_run() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize("spec", REGISTRY, ids=lambda spec: spec.name)

@@ -434,7 +434,7 @@ def test_penalties_do_not_look_at_targets(name: str, rng: Any) -> None:
     value, gradient = loss.value_and_grad(None, p)
     for t in (np.full(p.shape, np.nan), np.zeros(40, int), np.zeros((2, 9)), np.full(p.shape, 5)):
         assert all(map(same_bits, loss.value_and_grad(t, p), (value, gradient)))
-    with pytest.raises(ValueError, match="wrt: .* does not depend on y_true"):
+    with pytest.raises(ValueError, match=r"wrt: .* does not depend on y_true"):
         loss.value_and_grad(np.zeros((2, 9)), p, wrt="y_true")
     # Memory that must not be touched: an array whose pages cannot be read.
     forbidden = np.lib.stride_tricks.as_strided(np.zeros(1), p.shape, (1 << 40, 1 << 40))

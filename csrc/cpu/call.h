@@ -32,6 +32,22 @@ class call {
   bool has_long_rows() const { return !is_map() && r_.cols > long_row && !fits_lanes(); }
   bool uses_lanes() const { return !is_map() && fits_lanes(); }
   std::int64_t cols() const { return r_.cols; }
+  // Whether the map loss takes elements as they are, and all gradients have one scale.
+  bool is_plain() const {
+    return is_map() && weights_.empty() && !upstream_ && !grad_true_ && !transforms_target() &&
+           r_.reduce != reduction::none && scale_ != 0;
+  }
+  // A piece of a plain loss: adds its losses to `sums` and, to what stands at `before` unless that
+  // is null, its gradients; these go to `d_pred`, if that is not null, and past the caches if
+  // `streams`.
+  void plain_piece(const T* t, const T* p, const T* before, T* d_pred, bool streams, std::int64_t n,
+                   lane_sums& sums) const {
+    const auto loop = !d_pred   ? kernel_.map_sum
+                      : before  ? streams ? kernel_.map_sum_add_stream : kernel_.map_sum_add
+                      : streams ? kernel_.map_sum_stream
+                                : kernel_.map_sum_gradient;
+    loop(functor_, t, p, scale_, before, d_pred, n, sums);
+  }
   // The elements [first, first + n): whole rows, or a part of one. A part of a row of a map loss
   // leaves the value of that row to the caller.
   double on_panel(std::int64_t first, std::int64_t n, const sinks<T>& to) const;
@@ -122,6 +138,14 @@ class call {
   std::shared_ptr<long_rows> long_rows_;
   alignas(16) unsigned char functor_[functor_bytes];
 };
+
+// Elements of which a gradient is streamed at once: while so few are written, the processor does
+// not stop to read ahead.
+inline constexpr std::int64_t streamed_piece = 256;
+
+inline bool is_line(const void* at) {
+  return reinterpret_cast<std::uintptr_t>(at) % cache_line == 0;
+}
 
 // Elements for which waking a team costs more than it saves.
 inline constexpr std::int64_t serial_below = 32768;

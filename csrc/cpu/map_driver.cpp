@@ -8,16 +8,6 @@ namespace fastloss::cpu {
 
 using std::int64_t;
 
-namespace {
-
-// Elements of which a gradient is streamed at once: while so few are written, the processor does
-// not stop to read ahead.
-constexpr int64_t streamed_piece = 256;
-
-bool is_line(const void* at) { return reinterpret_cast<std::uintptr_t>(at) % cache_line == 0; }
-
-}  // namespace
-
 template <class T>
 std::optional<double> call<T>::run_map(bool expect_binary) {
   const tiling tiles(r_.rows, r_.cols);
@@ -65,9 +55,10 @@ double call<T>::map_tile(const tile& at, const sinks<T>& to) const {
     const auto loop = !d_pred                                ? kernel_.map_sum
                       : to.pred.streams() && is_line(d_pred) ? kernel_.map_sum_stream
                                                              : kernel_.map_sum_gradient;
-    const double sum = loop(functor_, t, p, scale_, d_pred, at.size());
+    lane_sums sums;
+    loop(functor_, t, p, scale_, nullptr, d_pred, at.size(), sums);
     if (d_pred == d_pred_scratch) store(*to.pred.array(), first, at.size(), d_pred);
-    return sum;
+    return sums.total();
   }
   if (weighted) weights_.elements(at, r_.cols, w);
   if (weighted || upstream_) {

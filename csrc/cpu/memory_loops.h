@@ -13,20 +13,11 @@
 namespace fastloss::cpu {
 namespace {
 
-// Independent double sums: the same bits whatever the vector width. Many, because additions to one
-// register wait for each other.
-constexpr int sum_lanes = 32;
-
-FASTLOSS_HD double sum_of_lanes(double (&sums)[sum_lanes]) {
-  for (int half = sum_lanes / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
-  return sums[0];
-}
-
 template <class T>
 double weighted_sum(const T* x, const T* w, std::int64_t n) {
   constexpr int width = sum_lanes;
-  double sums[width] = {};
+  lane_sums all;
+  double (&sums)[width] = all.lane;
   std::int64_t i = 0;
   if (w) {
     for (; i + width <= n; i += width)
@@ -40,7 +31,7 @@ double weighted_sum(const T* x, const T* w, std::int64_t n) {
       for (int k = 0; k < width; ++k) sums[k] += double(x[i + k]);
     for (; i < n; ++i) sums[i % width] += double(x[i]);
   }
-  return sum_of_lanes(sums);
+  return all.total();
 }
 
 template <class T>

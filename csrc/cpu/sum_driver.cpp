@@ -2,6 +2,7 @@
 // in the cache, before the next panel is begun. The first term writes the gradient of the panel,
 // the others add to it, and memory gets it once.
 #include <algorithm>
+#include <cstdlib>
 #include <deque>
 
 #include "cpu/call.h"
@@ -16,6 +17,9 @@ using std::int64_t;
 
 template <class T>
 constexpr dtype own_type = sizeof(T) == 8 ? dtype::f64 : dtype::f32;
+
+// Terms whose sums are kept in the L1 cache side by side.
+constexpr std::size_t max_plain = 8;
 
 bool same_axes(const view& a, const view& b) {
   const view x = coalesced(a), y = coalesced(b);
@@ -39,7 +43,9 @@ class sum_of_losses {
     reduces_ = r.reduce != reduction::none;
     size_ = r.rows * r.cols;
     threads_ = size_ < serial_below ? 1 : r.threads;
+    t_ = p_ = coalesced(r.y_pred);
     for (request& term : terms_) {
+      if (losses()[term.loss].uses_target) t_ = coalesced(term.y_true);
       if (!reduces_) {
         std::vector<T>& own = values_[&term - terms_.data()];
         own.resize(term.rows);
@@ -80,6 +86,13 @@ class sum_of_losses {
   // so they do not cross the end of any long row. A segment is what the coarsest row loss with long
   // rows takes one value over: these have to be summed up before the panels in them begin.
   void cut() {
+    all_plain_ = calls_.size() <= max_plain &&
+                 std::all_of(calls_.begin(), calls_.end(),
+                             [](const call<T>& term) { return term.is_plain(); });
+    row_ = segment_ = size_;
+    panel_ = std::min(size_, block);
+    panels_per_row_ = (size_ + panel_ - 1) / panel_;
+    if (all_plain_) return;
     int64_t unit = 1, least = block, longest = 0;
     for (const call<T>& term : calls_) {
       const int64_t cols = term.cols();
@@ -89,8 +102,7 @@ class sum_of_losses {
         unit = std::max(unit, cols);
       if (term.uses_lanes()) least = std::max(least, lanes<T> * cols);
     }
-    segment_ = longest ? longest : size_;
-    row_ = size_;
+    if (longest) segment_ = longest;
     for (const call<T>& term : calls_)
       if (term.cols() > unit) row_ = std::min(row_, term.cols());
     panel_ = std::min(row_, std::max<int64_t>(1, (least + unit - 1) / unit) * unit);
@@ -99,6 +111,7 @@ class sum_of_losses {
 
   void run_panel(int64_t first, int64_t n, int64_t panel,
                  std::vector<std::vector<double>>& partial) const {
+    if (all_plain_) return run_plain_panel(first, n, panel, partial);
     const memory_loops<T>& loops = kernels().get<T>().memory;
     const auto room = [n](bool wanted, scratch_use use) {
       return wanted ? thread_scratch<T>(use, n) : nullptr;
@@ -117,6 +130,36 @@ class sum_of_losses {
     }
     write(grad_pred_, first, n, sum_pred, loops);
     write(grad_true_, first, n, sum_true, loops);
+  }
+
+  // Losses of elements, in pieces so small that the processor reads ahead while the terms are
+  // computed. The last term adds to those before it on the way to memory.
+  void run_plain_panel(int64_t first, int64_t n, int64_t panel,
+                       std::vector<std::vector<double>>& partial) const {
+    static const int64_t PIECE = getenv("PIECE") ? atoi(getenv("PIECE")) : 256;
+    static const int PF = getenv("PF") ? atoi(getenv("PF")) : 0;
+    const int64_t piece = PIECE;
+    T t_scratch[block], p_scratch[block];
+    alignas(cache_line) T out_scratch[block], before[2048];
+    lane_sums sums[max_plain];
+    const T *t = load(t_, first, n, t_scratch), *p = load(p_, first, n, p_scratch);
+    T* out = grad_pred_ ? output(*grad_pred_, first, n, out_scratch) : nullptr;
+    const bool in_place = out && out != out_scratch, streams = in_place && streams_ && is_line(out);
+    const std::size_t last = calls_.size() - 1;
+    for (int64_t i = 0; i < n; i += piece) {
+      const int64_t m = std::min(piece, n - i);
+      for (std::size_t k = 0; k <= last; ++k) {
+        if (PF && k == 0) {
+          prefetch(t + i + PF, m);
+          prefetch(p + i + PF, m);
+        }
+        T* to = !out ? nullptr : k < last ? before : out + i;
+        calls_[k].plain_piece(t + i, p + i, k ? before : nullptr, to, k == last && streams, m,
+                              sums[k]);
+      }
+    }
+    if (out && !in_place) store(*grad_pred_, first, n, out);
+    for (std::size_t k = 0; k <= last; ++k) partial[k][panel] = sums[k].total();
   }
 
   void write(const std::optional<view>& array, int64_t first, int64_t n, const T* panel,
@@ -168,7 +211,8 @@ class sum_of_losses {
   std::optional<view> values_out_;
   std::deque<call<T>> calls_;
   std::optional<view> grad_pred_, grad_true_;
-  bool reduces_ = true, streams_ = false;
+  view t_, p_;
+  bool reduces_ = true, streams_ = false, all_plain_ = false;
   int threads_ = 1;
   int64_t size_ = 0, row_ = 1, panel_ = 1, panels_per_row_ = 1, segment_ = 1;
 };

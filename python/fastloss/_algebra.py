@@ -354,7 +354,7 @@ class Sliced(Loss):
         self._prepare()
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments by name; a slice is a list of its start, stop and step, an Ellipsis "..."."""
+        """The arguments by name; a slice is a list of start, stop and step, an Ellipsis "..."."""
 
         def plain(s: Any) -> Any:
             return "..." if s is Ellipsis else [s.start, s.stop, s.step]
