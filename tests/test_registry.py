@@ -77,7 +77,7 @@ def test_signatures_list_the_parameters_and_their_defaults(spec: LossSpec) -> No
         assert of_function[name].default == default
     of_class = inspect.signature(getattr(fastloss, spec.class_name)).parameters
     names = [p.name for p in spec.class_parameters]
-    assert list(of_class) == [*names, "reduction", "name", "dtype"]
+    assert list(of_class) == [*names, "reduction", "name", "dtype", "weight"]
     for name in names:
         assert of_class[name].default == options[name]
 

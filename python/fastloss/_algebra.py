@@ -230,7 +230,11 @@ class SlicedPlan(Plan):
 
     def _split(self, x: Any, shape: tuple[int, ...], where: tuple[slice, ...]) -> Any:
         """What belongs to a part of a weight or mask: all of it, unless it is as y_pred."""
-        return x[where] if tuple(getattr(x, "shape", ())) == shape else x
+        if x is None:
+            return None
+        if not hasattr(x, "shape"):
+            x = np.asarray(x)
+        return x[where] if tuple(x.shape) == shape else x
 
     def each(
         self, y_true: Any, y_pred: Any, sample_weight: Any, mask: Any

@@ -153,7 +153,8 @@ class FusedLoss(_Differentiable):
         So Keras's own class understands it as far as it has the parameters.
         """
         own = {p.name: self._parameters[p.name] for p in self.spec.class_parameters}
-        own |= {"dtype": self._given_dtype, "weight": self.weight}
+        plain = getattr(self.weight, "tolist", None)  # of an array
+        own |= {"dtype": self._given_dtype, "weight": plain() if plain else self.weight}
         changed = {k: v for k, v in own.items() if k in self._in_config or v != self._options[k]}
         return {**super().get_config(), **changed}
 
