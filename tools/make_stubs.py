@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fastloss._registry import REGISTRY, LossSpec, Parameter
+from fastloss._parameters import Parameter
+from fastloss._registry import REGISTRY, LossSpec
 
 STUBS = Path(__file__).parent.parent / "python" / "fastloss" / "losses.pyi"
 

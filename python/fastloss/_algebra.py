@@ -13,7 +13,7 @@ import numpy as np
 from fastloss import _core
 from fastloss._build import Loss
 from fastloss._evaluate import REDUCTIONS, Plan, Wrt, front_end, predictions
-from fastloss._sum import Terms, add_values, make_sum
+from fastloss._sum import add_values, make_sum
 
 Index: TypeAlias = "slice | EllipsisType | tuple[slice | EllipsisType, ...]"
 
@@ -27,7 +27,7 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
-def flattened(terms: Iterable[tuple[float, Any]], kind: type) -> list[tuple[float, Any]]:
+def flattened(terms: Iterable[tuple[float, Any]], kind: type[Any]) -> list[tuple[float, Any]]:
     """The terms with the terms of those that are of ``kind``, sums themselves, in their place."""
     out: list[tuple[float, Any]] = []
     for coefficient, loss in terms:
@@ -100,9 +100,9 @@ class Combination(Loss):
     4.100
     """
 
-    terms: Terms
+    terms: tuple[tuple[float, Loss], ...]
 
-    def __init__(self, terms: Iterable[tuple[float, Loss]], name: str | None = None) -> None:
+    def __init__(self, terms: Iterable[Any], name: str | None = None) -> None:
         checked = []
         for pair in terms:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -172,7 +172,7 @@ class Part:
             raise ValueError(f"y_pred: expected at least {len(given)} dimensions, got {ndim}")
         rest = [slice(None)] * (ndim - len(given))
         at = self.index.index(Ellipsis) if Ellipsis in self.index else len(given)
-        return (*given[:at], *rest, *given[at:])  # type: ignore[arg-type]
+        return (*given[:at], *rest, *given[at:])
 
     def __repr__(self) -> str:
         def text(s: slice | EllipsisType) -> str:
@@ -314,11 +314,18 @@ class SlicedPlan(Plan):
 
 
 class Sliced(Loss):
-    """Losses of parts of the predictions; `sliced` makes it."""
+    """Losses of parts of the predictions; `sliced` makes it.
+
+    Examples
+    --------
+    >>> import fastloss, numpy as np
+    >>> fastloss.sliced([(np.s_[..., :2], fastloss.Hinge()), (np.s_[..., 2:], fastloss.Huber())])
+    sliced([(np.s_[..., :2], Hinge()), (np.s_[..., 2:], Huber())])
+    """
 
     def __init__(
         self,
-        parts: Iterable[tuple[Any, Loss]],
+        parts: Iterable[Any],
         weights: Iterable[float] | None = None,
         allow_gaps: bool = False,
         name: str | None = None,

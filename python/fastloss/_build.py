@@ -19,8 +19,9 @@ from fastloss._evaluate import (
     predictions,
     real_numbers,
 )
+from fastloss._parameters import Parameter
 from fastloss._plans import kept_plan, make_plan
-from fastloss._registry import ALIASES, REGISTRY, LossSpec, Parameter
+from fastloss._registry import ALIASES, REGISTRY, LossSpec
 from fastloss._sum import Summable
 
 

@@ -224,9 +224,10 @@ def call_loss(
         dtype, sample_weight = _weights(loss, sample_weight)
         operands = _whole_operands(spec, given, y_true, y_pred)
         own = _own_weight(loss, y_true)
-        if operands is not None and _fuses(*operands[::2], loss.reduction, sample_weight, mask):
+        if operands is not None and _fuses(operands, loss.reduction, sample_weight, mask):
             _warn_of_one_class(spec, y_pred)
-            return _reduced(loss, *operands, sample_weight, mask, [own])
+            plan, y_true, y_pred = operands
+            return _reduced(loss, plan, y_true, y_pred, sample_weight, mask, [own])
 
         values = loss.call(y_true, y_pred)
         if own is not None:
@@ -248,7 +249,7 @@ def call_sum(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
     with keras.name_scope(loss.name):
         converted = [_converted(loss, term.spec, y_true, y_pred) for _, term in loss.terms]
         _, weight = _weights(loss, sample_weight)
-        operands = []
+        operands: list[Any] = []
         if all(term.is_fused for _, term in loss.terms):
             first = converted[0][1]
             operands = [
@@ -270,11 +271,11 @@ def call_sum(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
 def _shared_pass(loss: Any, operands: list[Any], weight: Any, mask: Any) -> FusedSum | None:
     """One plan for all terms, if they take the same tensors and one kernel call can reduce them."""
     if not operands or any(
-        o is None or not _fuses(*o[::2], loss.reduction, weight, mask) for o in operands
+        o is None or not _fuses(o, loss.reduction, weight, mask) for o in operands
     ):
         return None
-    plans, targets, predictions = zip(*operands, strict=True)
-    targets = [t for t in targets if t is not None]
+    plans, all_targets, predictions = zip(*operands, strict=True)
+    targets = [t for t in all_targets if t is not None]
     if any(p is not predictions[0] for p in predictions) or any(
         t is not targets[0] for t in targets
     ):
@@ -307,7 +308,9 @@ def _own_weight(loss: Any, y_true: Any) -> Any:
     return weight(y_true) if callable(weight) else weight
 
 
-def _whole_operands(spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any) -> Any:
+def _whole_operands(
+    spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any
+) -> tuple[Any, ...] | None:
     if keras.tree.is_nested(y_true) or keras.tree.is_nested(y_pred):
         return None
     if spec.uses_target:
@@ -339,8 +342,9 @@ def _same_rank(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     return out
 
 
-def _fuses(plan: Plan, y_pred: Any, reduction: str | None, sample_weight: Any, mask: Any) -> bool:
+def _fuses(operands: tuple[Any, ...], reduction: str | None, sample_weight: Any, mask: Any) -> bool:
     """Whether one kernel call can do what Keras does: weigh, mask and reduce."""
+    plan, _, y_pred = operands
     if not isinstance(plan, GridPlan):  # its kernel reduces nothing
         return False
     rank = y_pred.shape.rank

@@ -5,17 +5,15 @@ from __future__ import annotations
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastloss import _core
 from fastloss._evaluate import CompiledPlan, GridPlan, Plan, Wrt, front_end, predictions
 
-if TYPE_CHECKING:
-    from fastloss._build import Loss
-
-Terms: TypeAlias = "tuple[tuple[float, Loss | Term], ...]"
+Terms: TypeAlias = tuple[tuple[float, Any], ...]
+"""Losses of any front end, or `Term`, each with its coefficient."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ class SumPlan(Plan):
         self.arrays = tuple(dict.fromkeys(a for plan in plans for a in plan.arrays))
 
     def axes(self, ndim: int) -> list[int]:
-        return self.terms[0][1]._plan.axes(ndim)
+        plan: Plan = self.terms[0][1]._plan
+        return plan.axes(ndim)
 
     def term_values(self, y_true: Any, y_pred: Any, **given: Any) -> Any:
         """The sum of what the losses return, for arrays that differentiate themselves."""
