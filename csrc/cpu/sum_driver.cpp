@@ -93,19 +93,21 @@ class sum_of_losses {
     panel_ = std::min(size_, block);
     panels_per_row_ = (size_ + panel_ - 1) / panel_;
     if (all_plain_) return;
-    int64_t unit = 1, least = block, longest = 0;
+    int64_t unit = 1, longest = 0, in_lanes = 0;
     for (const call<T>& term : calls_) {
       const int64_t cols = term.cols();
       if (term.has_long_rows())
         longest = std::max(longest, cols);
       else if (!term.is_map() || cols <= block)
         unit = std::max(unit, cols);
-      if (term.uses_lanes()) least = std::max(least, lanes<T> * cols);
+      if (term.uses_lanes()) in_lanes = std::max(in_lanes, cols);
     }
     if (longest) segment_ = longest;
     for (const call<T>& term : calls_)
       if (term.cols() > unit) row_ = std::min(row_, term.cols());
-    panel_ = std::min(row_, std::max<int64_t>(1, (least + unit - 1) / unit) * unit);
+    // Rows in lanes come in full sets of lanes, unless the panels have to hold longer rows.
+    if (in_lanes == unit) unit *= lanes<T>;
+    panel_ = std::min(row_, (std::max(block, lanes<T> * in_lanes) + unit - 1) / unit * unit);
     panels_per_row_ = (row_ + panel_ - 1) / panel_;
   }
 
