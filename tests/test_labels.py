@@ -125,3 +125,40 @@ class TestHingeLabels:
 
     def test_constant_labels_are_binary_too(self, spec: LossSpec) -> None:
         assert make(spec, {})([[0, 0]], [[2.0, -2.0]]) == make(spec, {})([[-1, -1]], [[2.0, -2.0]])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reduction", [None, "sum"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("BinaryCrossentropy", {}),
+        ("BinaryCrossentropy", {"class_weight": (0.5, 3.0)}),
+        ("BinaryFocalCrossentropy", {}),
+        ("BinaryFocalCrossentropy", {"gamma": 0.5, "apply_class_balancing": True}),
+        ("BinaryFocalCrossentropy", {"class_weight": (0.5, 3.0), "gamma": 3.0}),
+    ],
+)
+def test_labels_of_0_and_1_give_what_they_give_among_others(
+    name: str, options: Any, reduction: Any, dtype: Any, weighted: bool, rng: Any
+) -> None:
+    # Blocks of nothing but labels have a loop of their own.
+    p = rng.random(5000).astype(dtype)
+    edges = [0, 1, 1e-8, 1e-7, 1 - 1e-7, 0.5, 2, -1, 1e-40, 0.29289, 0.70711, np.nan]
+    p[: len(edges)] = p[-len(edges) :] = edges
+    t = rng.integers(0, 2, 5000).astype(dtype)
+    t[: len(edges)], t[-len(edges) :] = 0, 1
+    weight = rng.random(5000).astype(dtype) if weighted else None
+
+    mixed = t.copy()
+    mixed[20::50] = 0.25
+    own = mixed == t
+    loss = getattr(fastloss, name)(reduction=reduction, **options)
+    (value, gradient), (value_among, gradient_among) = (
+        loss.value_and_grad(x[:, None], p[:, None], sample_weight=weight) for x in (t, mixed)
+    )
+    rtol = 4 * np.finfo(dtype).eps
+    np.testing.assert_allclose(gradient[own], gradient_among[own], rtol=rtol, atol=0)
+    if reduction is None:
+        np.testing.assert_allclose(value[own], value_among[own], rtol=rtol, atol=0)

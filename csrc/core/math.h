@@ -200,6 +200,18 @@ FASTLOSS_HD T exp(T x, T tail = T(0)) {
   return e.value * e.scale;
 }
 
+// exp(x) for x <= 0
+template <class T>
+FASTLOSS_HD T exp_of_negative(T x) {
+  using F = format<T>;
+  constexpr T log2e = T(1.44269504088896340736);
+  T d = max(x, F::exp_min), shifted = d * log2e + F::round_shift;
+  auto n = bit_cast<typename F::integer>(shifted) - bit_cast<typename F::integer>(F::round_shift);
+  T nf = shifted - F::round_shift, r = (d - nf * F::ln2_hi) - nf * F::ln2_lo;
+  T m = T(1) + (r + r * r * polynomial<exponential_series<T>, 2, F::exp_terms>(r));
+  return m * power_of_two<T>(n + F::lift) * power_of_two<T>(-F::lift);
+}
+
 // exp(x) in two parts, for x <= 0. The power of two is lifted, so that its product with m is normal
 // even where the result is not.
 template <class T>
@@ -266,27 +278,33 @@ FASTLOSS_HD T coshm1(T x) {
   return z * polynomial<cosh_series<T>, 1, format<T>::cosh_terms>(z);
 }
 
-// x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for positive finite x.
+// x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for normal positive x.
 template <class T>
 struct reduced_logarithm {
   T k, f;
 };
 
 template <class T>
-FASTLOSS_HD reduced_logarithm<T> reduce_logarithm(T x) {
+FASTLOSS_HD reduced_logarithm<T> reduce_normal(T x) {
   using F = format<T>;
-  constexpr T smallest = std::numeric_limits<T>::min();
-  constexpr T lift = T(std::int64_t(1) << F::mantissa_bits);
-  bool subnormal = x < smallest;
-  auto bits = static_cast<typename F::integer>(
-      bit_cast<typename F::bits>(subnormal ? x * lift : x) + (F::one - F::sqrt_half));
+  auto bits =
+      static_cast<typename F::integer>(bit_cast<typename F::bits>(x) + (F::one - F::sqrt_half));
   auto k = (bits >> F::mantissa_bits) - F::exponent_bias;
   constexpr typename F::integer mantissa = (typename F::integer(1) << F::mantissa_bits) - 1;
   T m = bit_cast<T>((bits & mantissa) + F::sqrt_half);
   // 64-bit integers convert to double in vectors only with AVX-512; going through the mantissa of
   // a shifted constant needs no conversion instruction.
   T kf = bit_cast<T>(k + bit_cast<typename F::integer>(F::round_shift)) - F::round_shift;
-  return {kf - (subnormal ? T(F::mantissa_bits) : T(0)), m - T(1)};
+  return {kf, m - T(1)};
+}
+
+// The same for subnormal numbers, too.
+template <class T>
+FASTLOSS_HD reduced_logarithm<T> reduce_logarithm(T x) {
+  constexpr int bits = format<T>::mantissa_bits;
+  bool subnormal = x < std::numeric_limits<T>::min();
+  auto [k, f] = reduce_normal(subnormal ? x * T(std::int64_t(1) << bits) : x);
+  return {k - (subnormal ? T(bits) : T(0)), f};
 }
 
 // log((1 + s) / (1 - s)) = 2 s + s * tail(s * s).
@@ -328,6 +346,12 @@ FASTLOSS_HD T log_of_rest(T x) {
   return log_of_reduced<T>({lower ? T(-1) : T(0), lower ? T(1) - 2 * x : -x}, T(0));
 }
 
+// log(x) for normal positive x alone; some number for others.
+template <class T>
+FASTLOSS_HD T log_of_normal(T x) {
+  return log_of_reduced(reduce_normal(x), T(0));
+}
+
 // The logarithm of what is no positive finite number, else `finite`.
 template <class T>
 FASTLOSS_HD T log_at_edges(T x, T finite) {
@@ -359,35 +383,39 @@ FASTLOSS_HD T log1p(T x) {
 }
 
 // log(numerator / denominator), given their difference to full relative precision: accurate also
-// where the quotient is close to 1.
+// where the quotient is close to 1. The quotient is normal, or NaN.
 template <class T>
 FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
-  T x = difference / denominator, quotient = numerator / denominator;
-  auto [k, f] = reduce_logarithm(quotient);
-  bool close = x > T(-0.5) && x < T(1);
+  T x = difference / denominator;
+  auto [k, f] = reduce_normal(numerator / denominator);
+  bool far = x < T(-0.5) || x > T(1);
   bool above = x > T(0.41421);
   bool below = x < T(-0.29289);
   T near_k = above ? T(1) : (below ? T(-1) : T(0));
   T near_f = above ? T(0.5) * (x - T(1)) : (below ? T(1) + 2 * x : x);
-  return log_at_edges(quotient, log_of_reduced<T>({close ? near_k : k, close ? near_f : f}, T(0)));
+  return log_of_reduced<T>({far ? k : near_k, far ? f : near_f}, T(0));
 }
 
-// log(1 + difference / base), both positive and in two parts
+// log(1 + difference / base), both positive and in two parts; `inverse` is near 1 / base and
+// `inverse_sum` near 1 / (base + difference).
 template <class T>
-FASTLOSS_HD T log_growth(two_parts<T> difference, two_parts<T> base) {
-  T x = difference.hi / base.hi;
+FASTLOSS_HD T log_growth(two_parts<T> difference, two_parts<T> base, T inverse, T inverse_sum) {
+  T x = difference.hi * inverse;
   auto back = multiply_exactly(x, base.hi);
   T remainder = ((difference.hi - back.hi) - back.lo) + (difference.lo - x * base.lo);
   auto [u, u_lo] = add_exactly(T(1), x);
-  return log_corrected(u, (u_lo + remainder / base.hi) / u);
+  T correction = (u_lo * base.hi + remainder) * inverse_sum;
+  return u < infinity<T> ? log_of_reduced(reduce_normal(u), correction) : u;
 }
 
-// log(share) where share + complement = 1, each to full relative precision.
+// log(share) where share + complement = 1, each to full relative precision, or NaN. For a share
+// that is not normal, some number near the least logarithm.
 template <class T>
 FASTLOSS_HD T log_of_share(T share, T complement) {
-  auto [k, f] = reduce_logarithm(share);
-  bool close = complement < T(0.29289);
-  return log_at_edges(share, log_of_reduced<T>({close ? T(0) : k, close ? -complement : f}, T(0)));
+  auto [k, f] = reduce_normal(share);
+  bool small = complement > T(0.5), lower = complement > T(0.29289);
+  T near_k = lower ? T(-1) : T(0), near_f = lower ? T(1) - 2 * complement : -complement;
+  return log_of_reduced<T>({small ? k : near_k, small ? f : near_f}, T(0));
 }
 
 // log(x) in two parts, plus a correction as above. Zero and infinity get a huge finite logarithm:
@@ -431,7 +459,7 @@ struct logistic {
   FASTLOSS_HD logistic(T positive, T negative, T log1p_exp)
       : positive(positive), negative(negative), log1p_exp(log1p_exp) {}
   FASTLOSS_HD explicit logistic(T z) {
-    T e = exp(-abs(z)), large = T(1) / (T(1) + e), small = e * large;
+    T e = exp_of_negative(-abs(z)), large = T(1) / (T(1) + e), small = e * large;
     positive = z < T(0) ? small : large;
     negative = z < T(0) ? large : small;
     log1p_exp = log1p_of_share(e);

@@ -37,16 +37,19 @@ class call {
     return is_map() && weights_.empty() && !upstream_ && !grad_true_ && !transforms_target() &&
            r_.reduce != reduction::none && scale_ != 0;
   }
-  // A piece of a plain loss: adds its losses to `sums` and, to what stands at `before` unless that
-  // is null, its gradients; these go to `d_pred`, if that is not null, and past the caches if
-  // `streams`.
-  void plain_piece(const T* t, const T* p, const T* before, T* d_pred, bool streams, std::int64_t n,
-                   lane_sums& sums) const {
-    const auto loop = !d_pred   ? kernel_.map_sum
-                      : before  ? streams ? kernel_.map_sum_add_stream : kernel_.map_sum_add
-                      : streams ? kernel_.map_sum_stream
-                                : kernel_.map_sum_gradient;
-    loop(functor_, t, p, scale_, before, d_pred, n, sums);
+  // Whether targets are such that the cheaper kernel for labels does.
+  bool are_labels(const T* t, std::int64_t n) const;
+  // A piece of a plain loss, whose targets may be labels: adds its losses to `sums` and, to what
+  // stands at `before` unless that is null, its gradients; these go to `d_pred`, if that is not
+  // null, and past the caches if `streams`.
+  void plain_piece(bool labels, const T* t, const T* p, const T* before, T* d_pred, bool streams,
+                   std::int64_t n, lane_sums& sums) const {
+    const loss_kernel<T>& kernel = labels ? *kernel_.of_labels : kernel_;
+    const auto loop = !d_pred   ? kernel.map_sum
+                      : before  ? streams ? kernel.map_sum_add_stream : kernel.map_sum_add
+                      : streams ? kernel.map_sum_stream
+                                : kernel.map_sum_gradient;
+    loop(labels ? label_functor_ : functor_, t, p, scale_, before, d_pred, n, sums);
   }
   // The elements [first, first + n): whole rows, or a part of one. A part of a row of a map loss
   // leaves the value of that row to the caller.
@@ -137,6 +140,7 @@ class call {
   std::shared_ptr<const lane_arrays> lanes_;
   std::shared_ptr<long_rows> long_rows_;
   alignas(16) unsigned char functor_[functor_bytes];
+  alignas(16) unsigned char label_functor_[functor_bytes];
 };
 
 // Elements of which a gradient is streamed at once: while so few are written, the processor does

@@ -35,6 +35,7 @@ call<T>::call(const request& r, double coefficient)
       target_shift_(r.target_shift),
       slope_(r.upstream * coefficient) {
   kernel_.construct(r.parameters.data(), functor_);
+  if (kernel_.of_labels) kernel_.of_labels->construct(r.parameters.data(), label_functor_);
   if (r.class_weight) class_weight_ = coalesced(*r.class_weight);
   if (r.row_upstream) upstream_ = coalesced(*r.row_upstream);
   if (r.grad_pred) grad_pred_ = coalesced(*r.grad_pred);

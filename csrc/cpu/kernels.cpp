@@ -123,6 +123,11 @@ loss_kernel<T> make_kernel() {
     k.variant = &variant;
     k.has_variant_for = F::has_variant_for;
   }
+  if constexpr (!std::is_void_v<typename F::of_labels> &&
+                !std::is_same_v<typename F::of_labels, F>) {
+    static const loss_kernel<T> of_labels = make_kernel<typename F::of_labels, T>();
+    k.of_labels = &of_labels;
+  }
   return k;
 }
 

@@ -113,6 +113,8 @@ struct loss_kernel {
   const loss_kernel& chosen_for(const double* parameters) const {
     return variant && has_variant_for(parameters) ? *variant : *this;
   }
+  // The cheaper kernel of a map loss for targets that are 0 or 1, without d_true.
+  const loss_kernel* of_labels = nullptr;
 };
 
 // Loops over the logits of a frame or over the n states of a label; see losses/ctc.h.

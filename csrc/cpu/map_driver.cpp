@@ -48,18 +48,19 @@ double call<T>::map_tile(const tile& at, const sinks<T>& to) const {
   alignas(cache_line) T d_pred_scratch[block], d_true_scratch[block];
   const T* t = targets(at, t_scratch);
   const T* p = load(p_, first, at.size(), p_scratch);
+  const bool labels = are_labels(t, at.size());
   const T* s = equal_scales_.data();
   const bool weighted = !weights_.empty();
   if (!weighted && !upstream_ && !to.truth && r_.reduce != reduction::none && scale_ != 0) {
     T* d_pred = !to.pred ? nullptr : to.pred.place(first, at.size(), d_pred_scratch);
-    const auto loop = !d_pred                                ? kernel_.map_sum
-                      : to.pred.streams() && is_line(d_pred) ? kernel_.map_sum_stream
-                                                             : kernel_.map_sum_gradient;
     lane_sums sums;
-    loop(functor_, t, p, scale_, nullptr, d_pred, at.size(), sums);
+    plain_piece(labels, t, p, nullptr, d_pred, to.pred.streams() && is_line(d_pred), at.size(),
+                sums);
     if (d_pred == d_pred_scratch) store(*to.pred.array(), first, at.size(), d_pred);
     return sums.total();
   }
+  const loss_kernel<T>& kernel = labels ? *kernel_.of_labels : kernel_;
+  const void* functor = labels ? label_functor_ : functor_;
   if (weighted) weights_.elements(at, r_.cols, w);
   if (weighted || upstream_) {
     scales(at, weighted ? w : nullptr, scale_, s_scratch);
@@ -73,7 +74,7 @@ double call<T>::map_tile(const tile& at, const sinks<T>& to) const {
     const int64_t n = std::min(piece, at.size() - k);
     T* d_pred = to.pred.begin(first + k, n, d_pred_scratch);
     T* d_true = to.truth.begin(first + k, n, d_true_scratch);
-    kernel_.map[wants](functor_, t + k, p + k, s + k, loss + k, d_pred, d_true, n);
+    kernel.map[wants](functor, t + k, p + k, s + k, loss + k, d_pred, d_true, n);
     if (untransforms) untransform(at, d_true);
     to.pred.end(first + k, n, d_pred_scratch);
     to.truth.end(first + k, n, d_true_scratch);
@@ -148,6 +149,14 @@ bool call<T>::output_overlaps_input() const {
   for (const std::optional<view>* out : {&grad_pred_, &grad_true_, &values_})
     if (*out && (overlap(**out, t_) || overlap(**out, p_))) return true;
   return false;
+}
+
+// Whether the kernel for labels does; a few targets tell most of the others.
+template <class T>
+bool call<T>::are_labels(const T* t, int64_t n) const {
+  constexpr int64_t few = 64;
+  return kernel_.of_labels && !grad_true_ && set_.memory.all_zero_or_one(t, std::min(few, n)) &&
+         set_.memory.all_zero_or_one(t, n);
 }
 
 // scale * weight * upstream, per element.

@@ -148,6 +148,8 @@ class sum_of_losses {
     T* out = grad_pred_ ? output(*grad_pred_, first, n, out_scratch) : nullptr;
     const bool in_place = out && out != out_scratch, streams = in_place && streams_ && is_line(out);
     const std::size_t last = calls_.size() - 1;
+    bool labels[max_plain];
+    for (std::size_t k = 0; k <= last; ++k) labels[k] = calls_[k].are_labels(t, n);
     for (int64_t i = 0; i < n; i += piece) {
       const int64_t m = std::min(piece, n - i);
       for (std::size_t k = 0; k <= last; ++k) {
@@ -156,8 +158,8 @@ class sum_of_losses {
           prefetch(p + i + PF, m);
         }
         T* to = !out ? nullptr : k < last ? before : out + i;
-        calls_[k].plain_piece(t + i, p + i, k ? before : nullptr, to, k == last && streams, m,
-                              sums[k]);
+        calls_[k].plain_piece(labels[k], t + i, p + i, k ? before : nullptr, to,
+                              k == last && streams, m, sums[k]);
       }
     }
     if (out && !in_place) store(*grad_pred_, first, n, out);

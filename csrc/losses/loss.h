@@ -22,6 +22,9 @@
 // A loss with a `variant` has a cheaper functor, with the same parameters, for those that
 // `has_variant_for` accepts. It is chosen once per call, because a choice inside a loop would
 // compute both.
+//
+// A map loss with `of_labels` has a cheaper functor, with the same parameters, for targets that are
+// all 0 or 1, which names itself there. It is chosen where a block of them is, and has no d_true.
 #pragma once
 
 #include <cstddef>
@@ -64,6 +67,7 @@ struct phase {};
 struct any_loss {
   static constexpr no_names parameters{};
   using variant = void;
+  using of_labels = void;
   static constexpr bool sparse = false;       // integer labels
   static constexpr bool label_signs = false;  // labels {0, 1} stand for {-1, 1}
   static constexpr bool uses_target = true;   // otherwise a formula of y_pred alone

@@ -61,10 +61,14 @@ struct mean_squared_logarithmic_error : map_loss {
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T p1 = math::max(p, epsilon), t1 = math::max(t, epsilon);
     // Of the larger over the smaller, which cannot cancel.
-    T more = math::max(p1, t1), less = p1 < t1 ? p1 : t1;
-    T size = math::log_growth(math::add_smaller(more, -less), math::add_exactly(T(1), less));
-    T d = p1 < t1 ? -size : size;
-    return {d * d, p < epsilon ? T(0) : 2 * d / (1 + p1), t < epsilon ? T(0) : -2 * d / (1 + t1)};
+    bool is_less = p1 < t1;
+    T more = is_less ? t1 : p1, less = is_less ? p1 : t1;
+    auto base = math::add_exactly(T(1), less);
+    T by_less = 1 / base.hi, by_more = 1 / (1 + more);
+    T size = math::log_growth(math::add_smaller(more, -less), base, by_less, by_more);
+    T d = is_less ? -size : size;
+    return {d * d, p < epsilon ? T(0) : 2 * d * (is_less ? by_less : by_more),
+            t < epsilon ? T(0) : -2 * d * (is_less ? by_more : by_less)};
   }
 };
 
@@ -137,8 +141,7 @@ struct kl_divergence : map_loss {
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T t1 = math::clamp(t, epsilon, T(1)), p1 = math::clamp(p, epsilon, T(1));
     T ratio = math::log_quotient(t1, p1, t1 - p1);
-    return {t1 * ratio, p < epsilon || p > 1 ? T(0) : -t1 / p1,
-            t < epsilon || t > 1 ? T(0) : ratio + 1};
+    return {t1 * ratio, p1 < p || p1 > p ? T(0) : -t1 / p1, t1 < t || t1 > t ? T(0) : ratio + 1};
   }
 };
 
@@ -148,53 +151,124 @@ struct poisson : map_loss {
   static constexpr auto name = "poisson";
   static constexpr names parameters{"epsilon"};
   T epsilon;
-  FASTLOSS_HD explicit poisson(const double* q) : epsilon(T(q[0])) {}
+  FASTLOSS_HD explicit poisson(const double* q)
+      : epsilon(math::max(T(q[0]), std::numeric_limits<T>::min())) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    T log_rate = math::log_sum(p, epsilon);
-    return {p - t * log_rate, ((p - t) + epsilon) / (p + epsilon), -log_rate};
+    T rate = p + epsilon, inverse = 1 / rate;
+    T lost = p < epsilon ? p - (rate - epsilon) : epsilon - (rate - p);
+    T log_rate =
+        math::log_at_edges(rate, math::log_of_reduced(math::reduce_normal(rate), lost * inverse));
+    return {p - t * log_rate, ((p - t) + epsilon) * inverse, -log_rate};
   }
 };
 
-// -b t log q - a (1 - t) log(1 - q), q = p clipped to [epsilon, 1 - epsilon], with class weights a
-// (negative) and b (positive)
+// The weights of the classes 0 and 1, a and b, in the binary cross-entropies.
 template <class T>
-struct binary_crossentropy : map_loss {
+struct class_weights {
+  T a, b;
+  FASTLOSS_HD explicit class_weights(const double* q) : a(T(q[0])), b(T(q[1])) {}
+  FASTLOSS_HD T negative(T x) const { return a * x; }
+  FASTLOSS_HD T positive(T x) const { return b * x; }
+  FASTLOSS_HD T of(T t) const { return a * (1 - t) + b * t; }
+  // a (1 - t) q - b t (1 - q), which does not cancel for a = b
+  FASTLOSS_HD T slope(T t, T q, T complement) const {
+    return (q - t) * a + (a - b) * t * complement;
+  }
+};
+template <class T>
+struct equal_classes {
+  FASTLOSS_HD explicit equal_classes(const double*) {}
+  FASTLOSS_HD T negative(T x) const { return x; }
+  FASTLOSS_HD T positive(T x) const { return x; }
+  FASTLOSS_HD T of(T) const { return T(1); }
+  FASTLOSS_HD T slope(T t, T q, T) const { return q - t; }
+  static bool are(const double* q) { return q[0] == 1 && q[1] == 1; }
+};
+
+// Targets of the binary losses: any numbers, or labels, which are 0 or 1 and leave but one of the
+// two terms.
+struct any_targets {
+  static constexpr bool are_labels = false;
+  // t x + (1 - t) y
+  template <class T>
+  FASTLOSS_HD static math::two_parts<T> mix(T t, math::two_parts<T> x, math::two_parts<T> y) {
+    auto b = math::add_smaller(T(1), -t);
+    auto left = math::multiply_exactly(t, x.hi), right = math::multiply_exactly(b.hi, y.hi);
+    auto sum = math::add_exactly(left.hi, right.hi);
+    T rest = (left.lo + t * x.lo) + (right.lo + (b.lo * y.hi + b.hi * y.lo));
+    return {sum.hi, sum.lo + rest};
+  }
+};
+struct label_targets {
+  static constexpr bool are_labels = true;
+  template <class T>
+  FASTLOSS_HD static math::two_parts<T> mix(T t, math::two_parts<T> x, math::two_parts<T> y) {
+    return {t == 0 ? y.hi : x.hi, t == 0 ? y.lo : x.lo};
+  }
+};
+
+// -b t log q - a (1 - t) log(1 - q), q = p clipped to [epsilon, 1 - epsilon]; an epsilon that is
+// not normal counts as the least normal number.
+template <class T, class Weights, class Targets = any_targets>
+struct binary_crossentropy_with : map_loss {
   static constexpr auto name = "binary_crossentropy";
   static constexpr names parameters{"epsilon", "negative_weight", "positive_weight"};
-  T low, high, a, b;
-  FASTLOSS_HD explicit binary_crossentropy(const double* q)
-      : low(T(q[0])), high(T(1) - T(q[0])), a(T(q[1])), b(T(q[2])) {}
+  using of_labels = binary_crossentropy_with<T, Weights, label_targets>;
+  T low, high;
+  Weights weights;
+  FASTLOSS_HD explicit binary_crossentropy_with(const double* q)
+      : low(math::max(T(q[0]), std::numeric_limits<T>::min())),
+        high(T(1) - T(q[0])),
+        weights(q + 1) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T q = math::clamp(p, low, high);
-    T complement = 1 - q;
-    // The smaller of q and 1 - q is exact, and the other one minus it.
+    T complement = 1 - q;  // the smaller of the two is exact, and the other one minus it
+    bool clipped = q < p || q > p;
+    if constexpr (Targets::are_labels) {
+      T share = t == 0 ? complement : q, rest = t == 0 ? q : complement, weight = weights.of(t);
+      T slope = weight / (t == 0 ? complement : -q);
+      return {-weight * math::log_of_share(share, rest), clipped ? T(0) : slope, T(0)};
+    }
     bool is_less = q < complement;
     T less = is_less ? q : complement;
-    T log_less = math::log(less), log_more = math::log_of_rest(less);
-    T log_q = b * (is_less ? log_less : log_more), log_1q = a * (is_less ? log_more : log_less);
-    // a (1 - t) / (1 - q) - b t / q over a common denominator, where it does not cancel for a = b.
-    T slope = ((q - t) * a + (a - b) * t * complement) / (q * complement);
-    return {-(t * log_q + (1 - t) * log_1q), p < low || p > high ? T(0) : slope, log_1q - log_q};
+    T log_less = math::log_of_normal(less), log_more = math::log_of_rest(less);  // keeps NaN
+    T log_q = weights.positive(is_less ? log_less : log_more);
+    T log_1q = weights.negative(is_less ? log_more : log_less);
+    T slope = weights.slope(t, q, complement) / (q * complement);
+    return {-(t * log_q + (1 - t) * log_1q), clipped ? T(0) : slope, log_1q - log_q};
   }
+};
+template <class T>
+struct binary_crossentropy : binary_crossentropy_with<T, class_weights<T>> {
+  using binary_crossentropy_with<T, class_weights<T>>::binary_crossentropy_with;
+  using variant = binary_crossentropy_with<T, equal_classes<T>>;
+  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q + 1); }
 };
 
 // The same with p = sigmoid(z): b t softplus(-z) + a (1 - t) softplus(z)
-template <class T>
-struct binary_crossentropy_from_logits : map_loss {
+template <class T, class Weights>
+struct binary_crossentropy_from_logits_with : map_loss {
   static constexpr auto name = "binary_crossentropy_from_logits";
   static constexpr names parameters{"negative_weight", "positive_weight"};
-  T a, b;
-  FASTLOSS_HD explicit binary_crossentropy_from_logits(const double* q) : a(T(q[0])), b(T(q[1])) {}
+  Weights weights;
+  FASTLOSS_HD explicit binary_crossentropy_from_logits_with(const double* q) : weights(q) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z, const math::logistic<T>& s) const {
-    T negative = a * (1 - t), positive = b * t;
+    T negative = weights.negative(1 - t), positive = weights.positive(t);
     T linear = z < 0 ? -positive * z : negative * z;
-    return {linear + (negative + positive) * s.log1p_exp,
-            negative * s.positive - positive * s.negative,
-            (z < 0 ? -b * z : -a * z) + (b - a) * s.log1p_exp};
+    T linear_by_true = z < 0 ? -weights.positive(z) : -weights.negative(z);
+    return {linear + weights.of(t) * s.log1p_exp, negative * s.positive - positive * s.negative,
+            linear_by_true + (weights.of(1) - weights.of(0)) * s.log1p_exp};
   }
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     return (*this)(t, z, math::logistic<T>(z));
   }
+};
+template <class T>
+struct binary_crossentropy_from_logits : binary_crossentropy_from_logits_with<T, class_weights<T>> {
+  using binary_crossentropy_from_logits_with<
+      T, class_weights<T>>::binary_crossentropy_from_logits_with;
+  using variant = binary_crossentropy_from_logits_with<T, equal_classes<T>>;
+  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q); }
 };
 
 // What the focal losses multiply a cross-entropy by: c m^gamma, where m = 1 - (probability given to
@@ -217,58 +291,51 @@ struct focal_factor {
   }
 };
 
-// a x + (1 - a) y
-template <class T>
-FASTLOSS_HD math::two_parts<T> mix(T a, math::two_parts<T> x, math::two_parts<T> y) {
-  auto b = math::add_smaller(T(1), -a);
-  auto left = math::multiply_exactly(a, x.hi), right = math::multiply_exactly(b.hi, y.hi);
-  auto sum = math::add_exactly(left.hi, right.hi);
-  T rest = (left.lo + a * x.lo) + (right.lo + (b.lo * y.hi + b.hi * y.lo));
-  return {sum.hi, sum.lo + rest};
-}
-
-template <class T, class Power>
+template <class T, class Weights, class Power, class Targets = any_targets>
 struct binary_focal : map_loss {
   static constexpr auto name = "binary_focal_crossentropy";
   static constexpr names parameters{
       "epsilon", "negative_weight", "positive_weight", "apply_class_balancing", "alpha", "gamma"};
-  binary_crossentropy<T> crossentropy;
+  using of_labels = binary_focal<T, Weights, Power, label_targets>;
+  binary_crossentropy_with<T, Weights, Targets> crossentropy;
   focal_factor<T, Power> focal;
   FASTLOSS_HD explicit binary_focal(const double* q) : crossentropy(q), focal(q + 3) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
-    auto m = mix(t, math::add_smaller(T(1), -p), {p, T(0)});
+    auto m = Targets::mix(t, math::add_smaller(T(1), -p), {p, T(0)});
     return focal.times(crossentropy(t, p), t, m, 1 - 2 * t, 1 - 2 * p);
   }
 };
 
 // From logits without the clip: no saturation where a sigmoid rounds to 0 or 1
-template <class T, class Power>
+template <class T, class Weights, class Power>
 struct binary_focal_from_logits : map_loss {
   static constexpr auto name = "binary_focal_crossentropy_from_logits";
   static constexpr names parameters{"negative_weight", "positive_weight", "apply_class_balancing",
                                     "alpha", "gamma"};
-  binary_crossentropy_from_logits<T> crossentropy;
+  binary_crossentropy_from_logits_with<T, Weights> crossentropy;
   focal_factor<T, Power> focal;
   FASTLOSS_HD explicit binary_focal_from_logits(const double* q) : crossentropy(q), focal(q + 2) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::precise_logistic<T> s(z);
-    return focal.times(crossentropy(t, z, s.rounded()), t, mix(t, s.negative, s.positive),
+    return focal.times(crossentropy(t, z, s.rounded()), t,
+                       any_targets::mix(t, s.negative, s.positive),
                        (1 - 2 * t) * s.positive.hi * s.negative.hi, s.negative.hi - s.positive.hi);
   }
 };
 
 // With gamma = 2, the default, no power needs a logarithm.
 template <class T>
-struct binary_focal_crossentropy : binary_focal<T, any_power<T>> {
-  using binary_focal<T, any_power<T>>::binary_focal;
-  using variant = binary_focal<T, square<T>>;
-  static bool has_variant_for(const double* q) { return q[5] == 2; }
+struct binary_focal_crossentropy : binary_focal<T, class_weights<T>, any_power<T>> {
+  using binary_focal<T, class_weights<T>, any_power<T>>::binary_focal;
+  using variant = binary_focal<T, equal_classes<T>, square<T>>;
+  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q + 1) && q[5] == 2; }
 };
 template <class T>
-struct binary_focal_crossentropy_from_logits : binary_focal_from_logits<T, any_power<T>> {
-  using binary_focal_from_logits<T, any_power<T>>::binary_focal_from_logits;
-  using variant = binary_focal_from_logits<T, square<T>>;
-  static bool has_variant_for(const double* q) { return q[4] == 2; }
+struct binary_focal_crossentropy_from_logits
+    : binary_focal_from_logits<T, class_weights<T>, any_power<T>> {
+  using binary_focal_from_logits<T, class_weights<T>, any_power<T>>::binary_focal_from_logits;
+  using variant = binary_focal_from_logits<T, equal_classes<T>, square<T>>;
+  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q) && q[4] == 2; }
 };
 
 }  // namespace fastloss
