@@ -2,7 +2,6 @@
 // in the cache, before the next panel is begun. The first term writes the gradient of the panel,
 // the others add to it, and memory gets it once.
 #include <algorithm>
-#include <cstdlib>
 #include <deque>
 
 #include "cpu/call.h"
@@ -17,6 +16,10 @@ using std::int64_t;
 
 template <class T>
 constexpr dtype own_type = sizeof(T) == 8 ? dtype::f64 : dtype::f32;
+
+// Elements that losses of elements are computed on, one after the other: the fewer, the sooner the
+// processor reads on.
+constexpr int64_t plain_piece = 512;
 
 // Terms whose sums are kept in the L1 cache side by side.
 constexpr std::size_t max_plain = 8;
@@ -138,11 +141,8 @@ class sum_of_losses {
   // computed. The last term adds to those before it on the way to memory.
   void run_plain_panel(int64_t first, int64_t n, int64_t panel,
                        std::vector<std::vector<double>>& partial) const {
-    static const int64_t PIECE = getenv("PIECE") ? atoi(getenv("PIECE")) : 256;
-    static const int PF = getenv("PF") ? atoi(getenv("PF")) : 0;
-    const int64_t piece = PIECE;
     T t_scratch[block], p_scratch[block];
-    alignas(cache_line) T out_scratch[block], before[2048];
+    alignas(cache_line) T out_scratch[block], before[plain_piece];
     lane_sums sums[max_plain];
     const T *t = load(t_, first, n, t_scratch), *p = load(p_, first, n, p_scratch);
     T* out = grad_pred_ ? output(*grad_pred_, first, n, out_scratch) : nullptr;
@@ -150,13 +150,9 @@ class sum_of_losses {
     const std::size_t last = calls_.size() - 1;
     bool labels[max_plain];
     for (std::size_t k = 0; k <= last; ++k) labels[k] = calls_[k].are_labels(t, n);
-    for (int64_t i = 0; i < n; i += piece) {
-      const int64_t m = std::min(piece, n - i);
+    for (int64_t i = 0; i < n; i += plain_piece) {
+      const int64_t m = std::min(plain_piece, n - i);
       for (std::size_t k = 0; k <= last; ++k) {
-        if (PF && k == 0) {
-          prefetch(t + i + PF, m);
-          prefetch(p + i + PF, m);
-        }
         T* to = !out ? nullptr : k < last ? before : out + i;
         calls_[k].plain_piece(labels[k], t + i, p + i, k ? before : nullptr, to,
                               k == last && streams, m, sums[k]);
