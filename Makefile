@@ -16,7 +16,7 @@ BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
 SOURCES := $(shell find cmake csrc python -type f -not -name '*.pyc') CMakeLists.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo bench bench-quick test test-all lint format stubs wheel clean
+.PHONY: help demo bench bench-quick test test-all notebooks docs lint format stubs wheel clean
 
 help:  ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,12 @@ test-tensorflow-%: wheel
 	@$(VENV)-tensorflow-$*/bin/python -m pytest tests/test_tensorflow*.py tests/test_keras*.py \
 	  tests/test_where_keras_differs.py tests/test_circle.py tests/test_ctc.py
 
+notebooks: $(VENV)/fastloss  ## Run the notebooks, a minute; the one on images needs scikit-image.
+	@$(BIN)/python -m pytest -m notebooks tests/test_notebooks.py
+
+docs: $(VENV)/docs  ## Build the documentation into site/ (its search needs: python -m http.server -d site).
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 lint: $(VENV)/fastloss  ## Check format, types and stubs; changes nothing.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -71,7 +77,7 @@ wheel: $(VENV)/fastloss  ## Build the wheel and the source archive into dist/.
 
 clean:  ## Delete everything that was built, .venv included.
 	rm -rf build dist $(VENV) $(VENV)-tensorflow-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf fastloss-demo.png benchmark-results
+	rm -rf fastloss-demo.png benchmark-results site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python:
@@ -94,4 +100,9 @@ TORCH ?= torch
 $(VENV)/peers: $(VENV)/python
 	@echo "Installing PyTorch and JAX"
 	@$(PIP) $(TORCH) jax
+	@touch $@
+
+$(VENV)/docs: $(VENV)/fastloss
+	@echo "Installing what builds the documentation"
+	@$(PIP) --no-build-isolation '.[docs]'
 	@touch $@

@@ -171,3 +171,43 @@ def torch_functions(options: Options) -> dict[str, Callable[..., Any]]:
             "sparse_categorical_crossentropy": lambda t, p, **r: f.cross_entropy(p, t, **r),
         }
     return functions
+
+
+def array_expressions(xp: Any) -> dict[str, Callable[[Any, Any, bool], Any]]:
+    """The mean of a loss as users of NumPy or CuPy write it, who have to derive its gradient.
+
+    (y_true, y_pred, gradient wanted) -> (value, gradient) or (value,).
+    """
+
+    def of_elements(loss: Callable[[Any, Any], Any], slope: Callable[[Any, Any], Any]) -> Any:
+        def both(t: Any, p: Any, gradient: bool) -> Any:
+            value = loss(t, p).mean()
+            return (value, slope(t, p) / p.size) if gradient else (value,)
+
+        return both
+
+    def huber(t: Any, p: Any) -> Any:
+        e = xp.abs(p - t)
+        return xp.where(e <= 1, 0.5 * e**2, e - 0.5)
+
+    def sparse(t: Any, p: Any, gradient: bool) -> Any:
+        rows = xp.arange(len(t))
+        p = p - p.max(axis=-1, keepdims=True)
+        exponentials = xp.exp(p)
+        total = exponentials.sum(axis=-1, keepdims=True)
+        value = (xp.log(total[:, 0]) - p[rows, t]).mean()
+        if not gradient:
+            return (value,)
+        grad = exponentials / total
+        grad[rows, t] -= 1
+        return value, grad / len(t)
+
+    return {
+        "mean_squared_error": of_elements(lambda t, p: (p - t) ** 2, lambda t, p: 2 * (p - t)),
+        "huber": of_elements(huber, lambda t, p: xp.clip(p - t, -1, 1)),
+        "binary_crossentropy (logits)": of_elements(
+            lambda t, p: xp.maximum(p, 0) - p * t + xp.log1p(xp.exp(-xp.abs(p))),
+            lambda t, p: 1 / (1 + xp.exp(-p)) - t,
+        ),
+        "sparse_categorical_crossentropy (logits)": sparse,
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from fastloss._registry import BY_NAME
 from summaries import Line
 
 LARGE = 16_000_000  # elements of the cases that goals are set for
@@ -82,10 +83,31 @@ GOALS = (
 )  # fmt: skip
 
 
-def outcomes(lines: list[Line]) -> list[Outcome]:
+# Of the speed of a copy on the same GPU.
+CUDA_LARGE = 64_000_000
+
+
+def _of_kind(kind: str) -> Callable[[Line], bool]:
+    return lambda line: (
+        line.gradient and line.elements >= CUDA_LARGE and BY_NAME[line.name].kind == kind
+    )
+
+
+CUDA_GOALS = (
+    Goal("% of copy, 64M: elementwise losses", 95, _of_kind("map"), _share),
+    Goal("% of copy: sparse CE from logits, 4096x32000 and 8192x128256", 95,
+         lambda line: line.gradient and line.size in ("4096x32000", "8192x128256")
+         and line.loss.startswith("sparse_categorical_crossentropy (logits"), _share),
+    Goal("% of copy, 64M: Dice, IoU, Tversky", 90, _of_kind("region"), _share),
+    Goal("times the fastest peer, 64M", 1,
+         lambda line: line.gradient and line.elements >= CUDA_LARGE, lambda line: line.speedup),
+)  # fmt: skip
+
+
+def outcomes(lines: list[Line], device: str = "cpu") -> list[Outcome]:
     """Every goal against what was measured."""
     found = []
-    for goal in GOALS:
+    for goal in CUDA_GOALS if device == "cuda" else GOALS:
         figures = [
             (figure, line)
             for line in lines

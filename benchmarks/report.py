@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-import charts
+import fastloss.cuda
 import floor
 from fastloss import _core
 from goals import Outcome, outcomes
@@ -44,6 +45,23 @@ keeps. PyTorch compile is one graph of value and gradient
 (`torch.func.grad_and_value`), which is faster than to compile the loss alone; PyTorch eager is
 `backward()`."""
 
+CUDA_METHOD = """\
+Every side gets the same inputs on the card, and computes the same value and gradient: before it is
+timed, it is checked against fastloss in double precision. Inputs are rows that were drawn on the
+host and repeated. The sides are called in turns of random order, each on the next of several sets
+of inputs, which together are four times the L2 cache; before each sample, other memory is written
+that is twice the cache. Times are those between two events of the device, divided by the calls
+between them, which together take at least a millisecond: a call that takes the device less time
+than Python to enqueue shows the latter, except in the mode "graph", where a CUDA graph replays it.
+JAX works on a stream of its own: it is timed by the clock, until its result is there. Times are
+medians, with the quartiles of the rounds. "Warm" is the same without new sets or writing.
+
+The floor is a copy on the card that reads and writes, together, as many bytes as have to be moved.
+More than 100 % of it is possible where more is read than written.
+
+PyTorch compile is one graph of value and gradient; Liger-Kernel writes its gradient over its input;
+CuPy expressions are what users write, with a gradient that they have derived."""
+
 
 def _first_line(path: str) -> str:
     try:
@@ -61,7 +79,7 @@ def _processor() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def surroundings() -> dict[str, Any]:
+def surroundings(device: str) -> dict[str, Any]:
     """The machine, the versions and the date."""
     caches = []
     for index in range(4):
@@ -74,7 +92,10 @@ def surroundings() -> dict[str, Any]:
     if compiler:
         command = [compiler, "--version"]
         version = subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0]
-    packages = ("fastloss", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch", "jax")
+    packages = (
+        "fastloss", "numpy", "tensorflow-cpu", "tensorflow", "keras", "torch", "jax",
+        "cupy-cuda12x", "cupy-cuda13x", "cupy", "liger_kernel",
+    )  # fmt: skip
     versions = {
         found.name: found.version
         for package in packages
@@ -91,6 +112,7 @@ def surroundings() -> dict[str, Any]:
             "system": platform.platform(),
             "instruction set of fastloss": _core.instruction_set(),
             "compiler of the floor": version,
+            **({"CUDA": fastloss.cuda.info().replace("\n", "; ")} if device == "cuda" else {}),
         },
         "versions": {"Python": platform.python_version(), **versions},
     }
@@ -113,6 +135,8 @@ def _spread(timing: dict[str, Any]) -> str:
     return f"{_time(timing['q25'])} - {_time(timing['q75'])}"
 
 
+ARRAYS = {"cpu": "NumPy arrays", "cuda": "CuPy arrays"}
+
 SUMMARY = (
     "loss", "size", "fastloss", "quartiles", "GB/s", "% of floor", "fastest peer", "its time",
     "times as fast", "value alone", "% of floor (value)",
@@ -120,7 +144,7 @@ SUMMARY = (
 
 
 def summary_rows(lines: list[Line]) -> Rows:
-    """Ours on NumPy arrays beside the floor and the fastest peer."""
+    """Ours beside the floor and the fastest peer."""
     alone = {(line.loss, line.shape): line for line in lines if not line.gradient}
     rows = []
     for line in lines:
@@ -234,12 +258,28 @@ def median_table(lines: list[Line], *, gradient: bool) -> tuple[Cells, Rows]:
     return ("loss", "size", *sides, FLOOR), rows
 
 
+def warm_table(results: dict[str, Any]) -> tuple[Cells, Rows]:
+    """Value and gradient with everything in the L2 cache, a column per side."""
+    timings = [t for t in results["timings"] if t["gradient"] and "warm" in t]
+    sides = list(dict.fromkeys(t["side"] for t in timings))
+    by_case: dict[tuple[str, str], dict[str, str]] = {}
+    for t in timings:
+        key = (t["loss"], "x".join(map(str, t["shape"])))
+        by_case.setdefault(key, {})[t["side"]] = _time(t["warm"])
+    rows = [(*key, *(cells.get(side, "") for side in sides)) for key, cells in by_case.items()]
+    return ("loss", "size", *sides), rows
+
+
+CALLS = ("call from Python, until the device is through", "time")
+
+
 def _tables(results: dict[str, Any]) -> list[tuple[str, Cells, Rows]]:
     """Title, columns and rows of what the terminal and the report show, if there are any."""
     lines = lines_of(results["timings"])
     full = [
-        ("Goals", GOALS, goal_rows(outcomes(lines)) if lines else []),
-        ("Value and gradient, fastloss on NumPy arrays", SUMMARY, summary_rows(lines)),
+        ("Goals", GOALS, goal_rows(outcomes(lines, results["device"])) if lines else []),
+        (f"Value and gradient, fastloss on {ARRAYS[results['device']]}", SUMMARY,
+         summary_rows(lines)),
         (
             "Times as fast as Keras's own loss, in TensorFlow, value and gradient",
             TENSORFLOW,
@@ -247,7 +287,9 @@ def _tables(results: dict[str, Any]) -> list[tuple[str, Cells, Rows]]:
         ),
         ("Peak memory of value and gradient, in sizes of the gradient", *memory_table(results)),
         ("An epoch of fit", FIT, fit_rows(results)),
-    ]
+        ("Value and gradient in a warm L2 cache", *warm_table(results)),
+        ("What a call takes", CALLS, [(c["call"], _time(c["median"])) for c in results["calls"]]),
+    ]  # fmt: skip
     return [table for table in full if table[2]]
 
 
@@ -292,7 +334,11 @@ def write(results: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(_json(results))
     lines = lines_of(results["timings"])
-    images = charts.draw(lines, folder)
+    images = []
+    if importlib.util.find_spec("matplotlib") is not None:
+        import charts
+
+        images = charts.draw(lines, folder)
     machine = {
         **results["machine"],
         "threads": results["threads"],
@@ -300,7 +346,8 @@ def write(results: dict[str, Any], folder: Path) -> None:
         "date": results["date"],
         "command": f"`{results['command'].strip()}`, {results['minutes']} minutes",
     }
-    parts = ["# Benchmark", _markdown(("", ""), [(k, str(v)) for k, v in machine.items()]), METHOD]
+    parts = ["# Benchmark", _markdown(("", ""), [(k, str(v)) for k, v in machine.items()])]
+    parts.append(CUDA_METHOD if results["device"] == "cuda" else METHOD)
     remarks = [*results["left_out"], *results["notes"]]
     remarks += [f"Not equal, and not timed: {line}" for line in results["failures"]]
     if remarks:
@@ -310,7 +357,7 @@ def write(results: dict[str, Any], folder: Path) -> None:
         parts += [f"## {title}", _markdown(columns, rows)]
         if n == min(1, len(tables) - 1):
             parts += [f"![{text}]({path.name})" for path, text in images]
-    missed = missed_rows(outcomes(lines))
+    missed = missed_rows(outcomes(lines, results["device"]))
     if missed:
         parts += ["## Where goals are missed", _markdown(MISSED, missed)]
     for what, gradient in (("value and gradient", True), ("value alone", False)):

@@ -1,7 +1,10 @@
 """Every loss, timed beside its peers and beside the floor, on a ladder of sizes.
 
-    python benchmarks/run.py [--device cpu] [--loss huber ...] [--size 1M 4096x1000 ...]
+    python benchmarks/run.py [--device cpu|cuda] [--loss huber ...] [--size 1M 4096x1000 ...]
                              [--peer keras torch ...] [--threads 2] [--quick] [--output FOLDER]
+
+On a GPU (`--device cuda`, which needs CuPy) the floor is a copy of as many bytes, and half types
+are measured, too.
 
 Everyone computes the same values and gradients, which is checked before anything is timed. Prints
 tables, and writes results.json, RESULTS.md and charts into the output folder. Peers that are not
@@ -24,11 +27,14 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from card import Card
     from sides import Side
+    from timing import Timer
     from workload import Case
 
 PARTS = ("time", "memory", "fit")
-QUICK_SECONDS = 130  # after which no case is begun; one may take twenty more
+QUICK_MINUTES = 2.2  # after which no case is begun; one may take twenty seconds more
+WARM_SECONDS = 0.1  # for the timing of each case in a warm cache
 TABLE_WIDTH = 170  # where there is no terminal to ask
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 
@@ -45,18 +51,33 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="few losses and sizes, times alone")
     parser.add_argument("--seconds", type=float, default=2.0, help="for the timing of each case")
+    parser.add_argument("--minutes", type=float, help="after which no case is begun")
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
     options = parser.parse_args(arguments)
     if options.device == "cuda":
-        parser.error("--device cuda needs CuPy and a GPU; fastloss has no CUDA kernels yet")
+        if reason := no_card():
+            parser.error(f"--device cuda needs CuPy and a GPU: {reason}")
+        options.parts = ["time"]  # memory and fit look at the host
     if not 1 <= options.threads <= cores:
         parser.error(f"--threads: expected 1 to {cores}, got {options.threads}")
     if options.quick:
         options.parts, options.seconds = ["time"], 0.5
+        options.minutes = options.minutes or QUICK_MINUTES
     return options
 
 
-def prepare_process(threads: int) -> None:
+def no_card() -> str:
+    """Why nothing can be measured on a GPU; empty if it can."""
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # CuPy has its own for a missing driver
+        return str(error)
+    return ""
+
+
+def prepare_process(threads: int, device: str) -> None:
     """Give everyone the same cores, before anyone is imported who counts them.
 
     Freed memory stays with the process, so that those who allocate their gradient do not pay for
@@ -67,7 +88,8 @@ def prepare_process(threads: int) -> None:
         "OMP_NUM_THREADS": str(threads),
         "KERAS_BACKEND": "tensorflow",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "JAX_PLATFORMS": "cpu",
+        "JAX_PLATFORMS": device,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # a GPU's memory is for everyone
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of processes beside what is measured
     }
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -113,7 +135,7 @@ def choose(sides: list[Side], peers: list[str], console: Console) -> tuple[list[
     missing = [side for side in asked if not side.is_installed]
     lines = [
         f"{side.name} is left out: "
-        + ("no C++ compiler" if side.is_floor else f"{side.package} is not installed")
+        + ("no C++ compiler" if side.package == "floor" else f"{side.package} is not installed")
         for side in missing
     ]
     for line in lines:
@@ -124,10 +146,12 @@ def choose(sides: list[Side], peers: list[str], console: Console) -> tuple[list[
 class Benchmark:
     """What is measured so far."""
 
-    def __init__(self, sides: list[Side], seconds: float) -> None:
+    def __init__(self, sides: list[Side], seconds: float, card: Card | None = None) -> None:
+        from card import CudaTimer
         from timing import CpuTimer
 
-        self.sides, self.seconds, self.timer = sides, seconds, CpuTimer()
+        self.sides, self.seconds, self.card = sides, seconds, card
+        self.timer: Timer = CudaTimer(card, evicts=True) if card else CpuTimer()
         self.timings: list[dict[str, Any]] = []
         self.failures: list[str] = []
         self.notes: list[str] = []
@@ -139,13 +163,18 @@ class Benchmark:
 
     def measure(self, case: Case) -> None:
         """Check and time everyone on one case, with the gradient and without."""
+        from card import CardInputs, CudaTimer
         from timing import summary, time_in_turns
         from workload import Inputs
 
-        inputs = Inputs(case)
+        inputs = CardInputs(case, self.card) if self.card else Inputs(case)
         for gradient in (True, False):
             calls = self.checked_calls(case, inputs, gradient)
             samples = time_in_turns(self.timer, calls, len(inputs), self.seconds)
+            warm = {}
+            if self.card and case.bytes(gradient) <= self.card.l2:  # the rest is never warm
+                timer = CudaTimer(self.card, evicts=False)
+                warm = time_in_turns(timer, calls, 1, WARM_SECONDS)
             for side, taken in samples.items():
                 self.timings.append(
                     {
@@ -155,21 +184,25 @@ class Benchmark:
                         "side": side,
                         "bytes": case.bytes(gradient),
                         **summary(taken),
+                        **({"warm": summary(warm[side])["median"]} if side in warm else {}),
                     }
                 )
+            del calls
+            if self.card:
+                self.card.free()
 
     def checked_calls(self, case: Case, inputs: Any, gradient: bool) -> dict[str, Any]:
         """A call for each side that computes what fastloss computes in double precision."""
+        import numpy as np
+
         import fastloss
-        from sides import as_arrays
-        from timing import GRADIENT_TOLERANCE, SEQUENCE_TOLERANCE, DifferentError, check
+        from timing import DifferentError, check
 
         t, p = inputs.numpy[0]
         wide = (t if case.has_labels else t.astype("float64"), p.astype("float64"))
         loss = getattr(fastloss, case.spec.class_name)(**case.options)
-        reference = as_arrays(loss.value_and_grad(*wide) if gradient else (loss(*wide),))
-        sequence = case.spec.kind == "sequence"
-        tolerance = SEQUENCE_TOLERANCE if sequence else GRADIENT_TOLERANCE
+        results = loss.value_and_grad(*wide) if gradient else (loss(*wide),)
+        reference = [np.asarray(x) for x in results]
         calls = {}
         for side in self.sides:
             where = f"{side.name}, {case.loss}, {'x'.join(map(str, case.shape))}"
@@ -178,28 +211,50 @@ class Benchmark:
                 if call is None:
                     continue
                 if not side.is_floor:
-                    check(as_arrays(call(0)), reference, tolerance)
+                    tolerances = tolerances_of(case, side)
+                    check(inputs.comparable(call(0)), reference, *tolerances)
                 calls[side.name] = call
             except DifferentError as error:
                 self.failures.append(f"{where}: {error}")
             except Exception as error:
-                if not (side.is_peer or isinstance(error, NotImplementedError)):
+                out_of_memory = type(error).__name__ == "OutOfMemoryError"  # CuPy's
+                if not (side.is_peer or out_of_memory or isinstance(error, NotImplementedError)):
                     raise
                 self.note(f"{side.name} cannot compute {case.loss}: {type(error).__name__}")
         return calls
 
 
-def select(options: argparse.Namespace) -> list[Case]:
-    """The cases that were asked for."""
-    from workload import LADDERS, QUICK_LADDERS, QUICK_LOSSES, cases, shape_of
+def tolerances_of(case: Case, side: Side) -> tuple[float, float]:
+    """How far the gradient and the value of a side may be off."""
+    import timing
 
-    losses, ladders = options.loss, LADDERS
+    if case.dtype != "float32":
+        half = timing.HALF_TOLERANCE if side.is_ours else timing.HALF_TOLERANCE_OF_PEERS
+        return half, half
+    sequence = case.spec.kind == "sequence"
+    gradient = timing.SEQUENCE_TOLERANCE if sequence else timing.GRADIENT_TOLERANCE
+    return gradient, timing.VALUE_TOLERANCE
+
+
+def select(options: argparse.Namespace, card: Card | None) -> list[Case]:
+    """The cases that were asked for."""
+    import workload
+
+    losses, ladders = options.loss, workload.CUDA_LADDERS if card else workload.LADDERS
     if options.quick:
-        losses, ladders = losses or QUICK_LOSSES, QUICK_LADDERS
+        losses = losses or workload.QUICK_LOSSES
+        ladders = workload.QUICK_CUDA_LADDERS if card else workload.QUICK_LADDERS
+    dtypes = ["float32", *([card.half.name] if card else [])]
     try:
-        selected = list(cases(losses, [shape_of(size) for size in options.size], ladders))
+        sizes = [workload.shape_of(size) for size in options.size]
+        selected = list(workload.cases(losses, sizes, ladders, dtypes))
     except ValueError as error:
         raise SystemExit(f"--{error}") from None
+    if card:
+        selected = [c for c in selected if c.bytes(True) <= workload.MOST_CUDA_BYTES]
+    if card and options.quick:  # what people train with, and first what has goals of its own
+        selected = [c for c in selected if c.from_logits or not c.takes_logits]
+        selected.sort(key=lambda c: c.spec.kind != "row")
     if not selected:
         raise SystemExit(f"--size: nothing to measure at {', '.join(options.size) or 'any size'}")
     return selected
@@ -215,6 +270,7 @@ def gather(
     """Measure the parts that were asked for, and put what they find into the results."""
     import fit
     import memory
+    from card import launch_costs
     from timing import DifferentError
     from workload import QUICK_LOSSES, size_name
 
@@ -223,13 +279,15 @@ def gather(
         task = progress.add_task("", total=len(selected))
         for case in selected:
             title = f"{case.loss}, {size_name(case.shape)}"
-            if options.quick and time.monotonic() - began > QUICK_SECONDS:
+            if options.minutes and time.monotonic() - began > 60 * options.minutes:
                 benchmark.note(f"{title} is left out: no time left")
                 continue
             progress.update(task, description=title)
             benchmark.measure(case)
             progress.advance(task)
         progress.update(task, description="times")
+        if benchmark.card:
+            results["calls"] = launch_costs(benchmark.card, WARM_SECONDS)
     if "memory" in options.parts:
         few = [case for case in selected if options.loss or case.name in QUICK_LOSSES]
         chosen = memory.pairs(benchmark.sides, few)
@@ -248,19 +306,23 @@ def main(arguments: list[str]) -> int:
     """Measure what was asked for, show it and write it."""
     began = time.monotonic()
     options = parse(arguments)
-    prepare_process(options.threads)
+    prepare_process(options.threads, options.device)
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     import report
+    from card import Card, card_sides
     from sides import all_sides
 
-    selected = select(options)
+    card = Card() if options.device == "cuda" else None
+    selected = select(options, card)
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
-    sides, left_out = choose(all_sides(options.threads), options.peer, console)
-    set_threads(sides, options.threads)
-    benchmark = Benchmark(sides, options.seconds)
+    everyone = card_sides() if card else all_sides(options.threads)
+    sides, left_out = choose(everyone, options.peer, console)
+    if not card:
+        set_threads(sides, options.threads)
+    benchmark = Benchmark(sides, options.seconds, card)
     # What fastloss says of itself, such as that it leaves a call to Keras, belongs in the report.
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("default", message="fastloss")
@@ -269,13 +331,14 @@ def main(arguments: list[str]) -> int:
         "command": " ".join(["python benchmarks/run.py", *arguments]),
         "device": options.device,
         "threads": options.threads,
-        **report.surroundings(),
+        **report.surroundings(options.device),
         "left_out": left_out,
         "failures": benchmark.failures,
         "notes": benchmark.notes,
         "timings": benchmark.timings,
         "memory": [],
         "fit": [],
+        "calls": [],
     }
     columns = (
         TextColumn("{task.description}"),

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 import fastloss
 import floor
 import formulas
@@ -26,7 +24,7 @@ Maker = Callable[[Case, Inputs, bool], Call | None]
 
 # How the names of sides begin.
 OURS, FLOOR = "fastloss", "floor"
-NUMPY = "fastloss NumPy"
+NUMPY, CUPY = "fastloss NumPy", "fastloss CuPy"
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Side:
     @property
     def is_installed(self) -> bool:
         """Whether its package, or the compiler of the floor, is there."""
-        if self.is_floor:
+        if self.package == FLOOR:
             return floor.compiler() is not None
         return importlib.util.find_spec(self.package) is not None
 
@@ -137,7 +135,8 @@ def _torch_loss(case: Case) -> Callable[[Any, Any], Any] | None:
     return own.get(case.name) or _expression(case, formulas.torch_numbers())
 
 
-def _torch(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
+def torch_eager(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
+    """The loss, and `backward()`."""
     import torch
 
     loss = _torch_loss(case)
@@ -164,7 +163,7 @@ def _torch(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
     return value_and_gradient
 
 
-def _torch_compiled(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
+def torch_compiled(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
     """Value and gradient in one compiled graph: faster than to compile the loss alone."""
     import torch
 
@@ -191,7 +190,7 @@ def _torch_compiled(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
     return value_and_gradient
 
 
-def _jax(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
+def jax_jit(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
     """Compiled, and with the memory of the last gradient for the next."""
     import jax
 
@@ -201,17 +200,17 @@ def _jax(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
     pairs = inputs.jax
     if not gradient:
         function = jax.jit(loss)
-        return lambda i: (function(*pairs[i]).block_until_ready(),)
+        return lambda i: (inputs.completed(function(*pairs[i])),)
 
     slope = jax.value_and_grad(loss, argnums=1)
     if not inputs.has_room:
         alone = jax.jit(slope)
-        return lambda i: jax.block_until_ready(alone(*pairs[i]))
+        return lambda i: inputs.completed(alone(*pairs[i]))
     both = jax.jit(lambda _, t, p: slope(t, p), donate_argnums=0, keep_unused=True)
     last = [jax.numpy.zeros_like(pairs[0][1])]
 
     def value_and_gradient(i: int) -> Any:
-        result, last[0] = jax.block_until_ready(both(last[0], *pairs[i]))
+        result, last[0] = inputs.completed(both(last[0], *pairs[i]))
         return result, last[0]
 
     return value_and_gradient
@@ -226,17 +225,12 @@ def all_sides(threads: int) -> list[Side]:
             for mode in ("eager", "graph", "XLA")
         ]
     sides += [
-        Side("PyTorch eager", "torch", _torch),
-        Side("PyTorch compile", "torch", _torch_compiled),
-        Side("JAX jit", "jax", _jax),
+        Side("PyTorch eager", "torch", torch_eager),
+        Side("PyTorch compile", "torch", torch_compiled),
+        Side("JAX jit", "jax", jax_jit),
         Side("floor, 1 thread", FLOOR, partial(floor.make, threads=1, streaming=False)),
     ]
     if threads > 1:
         sides.append(Side("floor", FLOOR, partial(floor.make, threads=threads, streaming=False)))
     streaming = partial(floor.make, threads=threads, streaming=True)
     return [*sides, Side("floor, streaming stores", FLOOR, streaming)]
-
-
-def as_arrays(results: Any) -> list[Any]:
-    """What a call returned, as NumPy arrays."""
-    return [np.asarray(x.detach() if hasattr(x, "detach") else x) for x in results]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sides import FLOOR, NUMPY, OURS
+from sides import CUPY, FLOOR, NUMPY, OURS
 
 Timing = dict[str, Any]
 
@@ -44,8 +44,8 @@ class Line:
 
     @property
     def best_of_ours(self) -> Timing | None:
-        """Ours on NumPy arrays, whether the gradient goes into a given array or not."""
-        return self._fastest(name for name in self.sides if name.startswith(NUMPY))
+        """Ours on NumPy's or CuPy's arrays, whether the gradient goes into a given array or not."""
+        return self._fastest(name for name in self.sides if name.startswith((NUMPY, CUPY)))
 
     @property
     def fastest_peer(self) -> Timing | None:
@@ -54,7 +54,7 @@ class Line:
 
     @property
     def ours(self) -> float | None:
-        """Seconds of fastloss on NumPy arrays."""
+        """Seconds of fastloss on NumPy's or CuPy's arrays."""
         return self.best_of_ours["median"] if self.best_of_ours else None
 
     @property

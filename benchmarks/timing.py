@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +27,9 @@ LONG_SECONDS = 20e-3
 # digits. What computes something else is further off.
 VALUE_TOLERANCE, GRADIENT_TOLERANCE = 1e-4, 2e-4
 
+# Half types: we round the gradient once; frameworks round what is between, too, and some the value.
+HALF_TOLERANCE, HALF_TOLERANCE_OF_PEERS = 1e-2, 5e-2
+
 # A path of hundreds of frames has a log probability of a thousand, which float32 holds to 6e-5;
 # so relative is the error of every probability. PyTorch's gradient is 5e-4 off.
 SEQUENCE_TOLERANCE = 2e-3
@@ -37,12 +40,15 @@ class DifferentError(AssertionError):
 
 
 def check(
-    results: list[Any], reference: list[Any], gradient_tolerance: float = GRADIENT_TOLERANCE
+    results: list[Any],
+    reference: list[Any],
+    gradient_tolerance: float = GRADIENT_TOLERANCE,
+    value_tolerance: float = VALUE_TOLERANCE,
 ) -> None:
     """Raise DifferentError unless value and gradient are those of the reference."""
     if len(results) != len(reference):
         raise DifferentError(f"returns {len(results)} results, expected {len(reference)}")
-    tolerances = (VALUE_TOLERANCE, gradient_tolerance)
+    tolerances = (value_tolerance, gradient_tolerance)
     for what, mine, exact, tolerance in zip(
         ("value", "gradient"), results, reference, tolerances, strict=False
     ):
@@ -59,6 +65,13 @@ def check(
                 f"{what}{place}: {mine[at]!s} instead of {exact[at]!s}, "
                 f"{int(wrong.sum())} of {wrong.size} differ"
             )
+
+
+class Timer(Protocol):
+    """What takes the time of calls."""
+
+    def seconds(self, call: Call, sets: list[int]) -> float:
+        """How long the call takes on each of the sets in turn, per set."""
 
 
 class CpuTimer:
@@ -86,7 +99,7 @@ def without_garbage_collection() -> Iterator[None]:
 
 
 def time_in_turns(
-    timer: CpuTimer, calls: dict[str, Call], sets: int, seconds: float
+    timer: Timer, calls: dict[str, Call], sets: int, seconds: float
 ) -> dict[str, list[float]]:
     """Samples of each side, taken in rounds of random order, each side on the next sets of inputs.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,19 @@ LADDERS: dict[str, tuple[Shape, ...]] = {
 }
 LADDERS["region"] = LADDERS["map"]
 
+# On a GPU, where small sizes say what a launch costs. Losses of batches are not measured there.
+CUDA_LADDERS: dict[str, tuple[Shape, ...]] = {
+    "map": ((1, 1000), (1000, 1000), (64_000, 1000)),
+    "row": ((256, 10), (64_000, 1000), (4096, 32_000), (8192, 128_256)),
+    "region": ((1000, 1000), (64_000, 1000)),
+    "pairwise": (),
+    "sequence": (),
+}
+
 MOST_EMBEDDINGS = 8192  # there is a similarity for each pair of them
+
+# What is larger leaves a GPU no room for those who are compared.
+MOST_CUDA_BYTES = 6 << 30
 
 # Inputs are taken in turn from this many sets at most, or from as many as fill ROTATED_BYTES.
 MOST_SETS, ROTATED_BYTES = 8, 512 << 20
@@ -49,6 +62,11 @@ QUICK_LADDERS: dict[str, tuple[Shape, ...]] = {
     "row": ((256, 10), (4096, 1000)),
     "region": ((1000, 1000),),
 }
+QUICK_CUDA_LADDERS: dict[str, tuple[Shape, ...]] = {
+    "map": ((1, 1000), (64_000, 1000)),
+    "row": ((256, 10), (4096, 32_000), (8192, 128_256)),
+    "region": ((64_000, 1000),),
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,8 @@ class Case:
     name: str
     shape: Shape
     from_logits: bool = False
+    dtype: str = "float32"
+    labels: bool = False  # targets that are 0 or 1, where others of the loss lie between
 
     @property
     def spec(self) -> LossSpec:
@@ -70,9 +90,16 @@ class Case:
         return {"from_logits": True} if self.from_logits else {}
 
     @property
+    def takes_logits(self) -> bool:
+        """Whether the loss can be computed from logits."""
+        return any(p.name == "from_logits" for p in self.spec.parameters)
+
+    @property
     def loss(self) -> str:
         """The name that tables show."""
-        return f"{self.name} (logits)" if self.from_logits else self.name
+        modes = ["logits"] * self.from_logits + ["labels"] * self.labels
+        modes += [] if self.dtype == "float32" else [self.dtype]
+        return f"{self.name} ({', '.join(modes)})" if modes else self.name
 
     @property
     def elements(self) -> int:
@@ -96,7 +123,8 @@ class Case:
     def bytes(self, gradient: bool) -> int:
         """The fewest that can be moved: what is read of y_true and y_pred, the gradient written."""
         reads = (2 if self.reads_targets else 1) * (2 if self.reads_twice(gradient) else 1)
-        return 4 * self.elements * (reads + gradient)
+        item = 4 if self.dtype == "float32" else 2
+        return item * self.elements * (reads + gradient)
 
 
 def size_name(shape: Shape) -> str:
@@ -121,21 +149,26 @@ def cases(
     losses: Sequence[str] = (),
     sizes: Sequence[Shape] = (),
     ladders: Mapping[str, Sequence[Shape]] = LADDERS,
+    dtypes: Sequence[str] = ("float32",),
 ) -> Iterator[Case]:
-    """Every loss, or those named, with probabilities and with logits, over the sizes."""
+    """Every loss, or those named, with probabilities and with logits, over the sizes and dtypes."""
     known = {name for spec in REGISTRY for name in (spec.name, *spec.aliases)}
     for name in set(losses) - known:
         raise ValueError(f"loss: there is no {name!r}")
     for spec in REGISTRY:
         if losses and not {spec.name, *spec.aliases} & set(losses):
             continue
-        modes = [False, True] if any(p.name == "from_logits" for p in spec.parameters) else [False]
+        modes: list[dict[str, bool]] = [{}]
+        if spec.name.startswith("binary"):
+            modes.append({"labels": True})
+        if any(p.name == "from_logits" for p in spec.parameters):
+            modes.append({"from_logits": True})
         ndim = len(LADDERS[spec.kind][0])
-        for from_logits in modes:
+        for mode, dtype in itertools.product(modes, dtypes):
             for shape in sizes or ladders.get(spec.kind, LADDERS[spec.kind]):
                 too_many = spec.kind == "pairwise" and shape[0] > MOST_EMBEDDINGS
                 if len(shape) == ndim and not too_many:
-                    yield Case(spec.name, shape, from_logits)
+                    yield Case(spec.name, shape, dtype=dtype, **mode)
 
 
 def aligned(shape: Shape, dtype: Any = np.float32) -> Array:
@@ -171,7 +204,9 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[Array, Array]:
         return rng.integers(0, case.shape[1], case.shape[0], np.int32), p
     t = aligned(case.shape)
     rng.random(out=t, dtype=np.float32)
-    if "hinge" in case.name and case.spec.kind == "map":
+    if case.labels:
+        np.copyto(t, t < 0.5)
+    elif "hinge" in case.name and case.spec.kind == "map":
         np.copyto(t, np.where(t < 0.5, np.float32(-1), np.float32(1)))
     elif case.spec.kind == "row":
         # TensorFlow takes it for granted that targets are distributions.
@@ -197,6 +232,16 @@ class Inputs:
 
     def __len__(self) -> int:
         return len(self.numpy)
+
+    def comparable(self, results: Any) -> list[Any]:
+        """What a call on the first set returned, as arrays to be compared with the reference."""
+        return [np.asarray(x.detach() if hasattr(x, "detach") else x) for x in results]
+
+    def completed(self, result: Any) -> Any:
+        """A result of JAX, once it is there."""
+        import jax
+
+        return jax.block_until_ready(result)
 
     @cached_property
     def tensorflow(self) -> list[tuple[Any, Any]]:

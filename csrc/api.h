@@ -88,6 +88,10 @@ double run_sum(const std::vector<request>& terms, const std::vector<double>& coe
 // Whether the terms see the elements in the same order, without which run_sum cannot do them.
 bool runs_as_sum(const std::vector<request>& terms);
 
+// Throws label_error for the first row whose label is none, of a sparse loss. Rows that are ignored
+// or have no weight may hold any label. Looks at labels and factors alone.
+void check_labels(const request& r);
+
 // Connectionist temporal classification of `batch` samples, of at most max_frames frames and
 // max_labels labels.
 struct ctc_request {
@@ -105,12 +109,18 @@ struct ctc_request {
   int threads = 1;
 };
 
-// Computes the request. Lengths and labels are checked here, before anything is written; throws
-// std::invalid_argument, naming the argument and the position.
+// Computes the request. Lengths and labels are checked here, before anything is written.
 void run_ctc(const ctc_request& r);
+
+// Throws std::invalid_argument for a length or a label out of range, naming the argument and the
+// position; samples of weight zero may hold any label. Looks at these arrays alone.
+void check_ctc(const ctc_request& r);
 
 // The instruction set that the kernels run on, chosen once; environment FASTLOSS_ISA forces one.
 const char* instruction_set();
+
+// Those that this processor can be forced to, from the least to the most demanding.
+std::vector<std::string> instruction_sets();
 
 // How many threads a call may use: environment FASTLOSS_NUM_THREADS, else what OpenMP finds, until
 // it is set.

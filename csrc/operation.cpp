@@ -3,9 +3,6 @@
 #include <algorithm>
 #include <sstream>
 
-#include "cpu/parallel.h"
-#include "cpu/view.h"
-
 namespace fastloss {
 namespace {
 
@@ -27,14 +24,6 @@ reduction reduction_named(const std::string& name) {
   if (name == "mean_with_sample_weight") return reduction::mean_with_sample_weight;
   throw argument_error("this build of fastloss has no reduction " + name);
 }
-
-view as_view(const array& a) {
-  view v{a.data, a.type, {}};
-  for (std::size_t d = 0; d < a.sizes.size(); ++d) v.axes.push_back({a.sizes[d], a.strides[d]});
-  return v;
-}
-
-void write_scalar(const array& out, double value) { cpu::store(as_view(out), 0, 1, &value); }
 
 }  // namespace
 
@@ -67,9 +56,35 @@ void operation::expect_count(const std::vector<array>& inputs) const {
                          std::to_string(inputs.size()));
 }
 
-void operation::run(const std::vector<array>& inputs, const get_output& output) const {
-  expect_count(inputs);
-  sum_.empty() ? run_ctc(inputs, output) : run_plan(inputs, output);
+const plan* operation::loss_plan() const {
+  if (sum_.empty()) return nullptr;
+  if (sum_.size() > 1 || sum_[0].coefficient != 1)
+    throw argument_error("expected a single loss: this device computes no sum in one pass");
+  return &sum_[0].loss;
+}
+
+template <class Call>
+void operation::fit_factors(Call& call, const std::vector<array>& inputs) const {
+  call.reduce(reduce_);
+  if (const array* w = find(inputs, "sample_weight")) call.sample_weight(*w);
+  if (const array* m = find(inputs, "mask")) call.mask(*m);
+}
+
+fitted operation::fit(const std::vector<array>& inputs) const {
+  fitted call(*loss_plan(), inputs[0], inputs[1]);
+  if (find(inputs, "weight0")) throw argument_error("weight: expected it in sample_weight");
+  fit_factors(call, inputs);
+  return call;
+}
+
+fitted_sum operation::fit_sum(const std::vector<array>& inputs) const {
+  fitted_sum call(sum_, inputs[0], inputs[1]);
+  std::vector<std::optional<array>> own(sum_.size());
+  for (std::size_t k = 0; k < own.size(); ++k)
+    if (const array* w = find(inputs, ("weight" + std::to_string(k)).c_str())) own[k] = *w;
+  call.own_weights(own);
+  fit_factors(call, inputs);
+  return call;
 }
 
 void operation::check(const std::vector<array>& inputs) const {
@@ -77,45 +92,30 @@ void operation::check(const std::vector<array>& inputs) const {
   if (sum_.empty())
     fit_ctc(inputs);
   else
-    fit(inputs);
+    fit_sum(inputs);
 }
 
-fitted_sum operation::fit(const std::vector<array>& inputs) const {
-  fitted_sum call(sum_, inputs[0], inputs[1]);
-  call.reduce(reduce_);
-  std::vector<std::optional<array>> own(sum_.size());
-  for (std::size_t k = 0; k < own.size(); ++k)
-    if (const array* w = find(inputs, ("weight" + std::to_string(k)).c_str())) own[k] = *w;
-  call.own_weights(own);
-  if (const array* w = find(inputs, "sample_weight")) call.sample_weight(*w);
-  if (const array* m = find(inputs, "mask")) call.mask(*m);
-  return call;
-}
-
-void operation::run_plan(const std::vector<array>& inputs, const get_output& output) const {
-  fitted_sum call = fit(inputs);
-  if (const array* u = find(inputs, "upstream")) call.upstream(*u);
-  const bool reduced = reduce_ != reduction::none;
-  std::vector<double> unwanted;
+template <class Call>
+std::optional<array> operation::place_outputs(Call& call, const std::vector<array>& inputs,
+                                              const get_output& output) const {
   std::optional<array> value;
   for (std::size_t i = 0; i < outputs_.size(); ++i) {
     if (outputs_[i] == "value")
-      value = output(i, reduced ? shape{} : call.value_shape());
+      value = output(i, reduces() ? shape{} : call.value_shape());
     else if (outputs_[i] == "grad_pred")
       call.grad_pred(output(i, inputs[1].sizes));
     else
       call.grad_true(output(i, inputs[0].sizes));
   }
-  if (!reduced && !value) {  // the kernels write the values that nothing reduces
-    unwanted.resize(call.value_count());
-    value = contiguous(unwanted.data(), call.compute_type(), call.value_shape());
-  }
-  if (!reduced) call.values(*value);
-  const double sum = call.run();
-  if (reduced && value) write_scalar(*value, sum);
+  if (value && !reduces()) call.values(*value);
+  return value;
 }
 
-// All but what depends on elements of the inputs and on outputs.
+template std::optional<array> operation::place_outputs(fitted&, const std::vector<array>&,
+                                                       const get_output&) const;
+template std::optional<array> operation::place_outputs(fitted_sum&, const std::vector<array>&,
+                                                       const get_output&) const;
+
 ctc_request operation::fit_ctc(const std::vector<array>& inputs) const {
   const array &labels = inputs[0], &logits = inputs[1];
   if (labels.sizes.size() != 2 || logits.sizes.size() != 3 || labels.sizes[0] != logits.sizes[0])
@@ -144,88 +144,26 @@ ctc_request operation::fit_ctc(const std::vector<array>& inputs) const {
   r.labels = integers("y_true");
   r.label_length = integers("label_length");
   r.logit_length = integers("logit_length");
-  r.threads = num_threads();
   return r;
 }
 
-void operation::run_ctc(const std::vector<array>& inputs, const get_output& output) const {
-  ctc_request r = fit_ctc(inputs);
-  const std::vector<double> ones(r.batch, 1.0);
-  std::vector<double> slope = ones, unwanted;
-  if (const array* u = find(inputs, "upstream")) {
-    if (u->sizes != shape{r.batch})
-      throw argument_error("upstream: expected the shape of the loss values, " + text({r.batch}) +
-                           ", got " + text(u->sizes));
-    const view v = cpu::coalesced(as_view(*u));
-    double scratch;
-    for (int64_t i = 0; i < r.batch; ++i) slope[i] = *cpu::load(v, i, 1, &scratch);
-  }
-  r.weight = ones.data();
-  r.slope = slope.data();
+const array* operation::ctc_upstream(const std::vector<array>& inputs) const {
+  const array* u = find(inputs, "upstream");
+  const shape expected{inputs[1].sizes[0]};
+  if (u && u->sizes != expected)
+    throw argument_error("upstream: expected the shape of the loss values, " + text(expected) +
+                         ", got " + text(u->sizes));
+  return u;
+}
+
+void operation::place_outputs(ctc_request& r, const std::vector<array>& inputs,
+                              const get_output& output) const {
   for (std::size_t i = 0; i < outputs_.size(); ++i) {
     if (outputs_[i] == "value")
       r.values = as_view(output(i, {r.batch}));
     else
       r.grad = as_view(output(i, inputs[1].sizes));
   }
-  if (!r.values.data) {
-    unwanted.resize(r.batch);
-    r.values = as_view(contiguous(unwanted.data(), r.compute, {r.batch}));
-  }
-  fastloss::run_ctc(r);
-}
-
-namespace {
-
-template <class T>
-void scale_blocks(const view& grad, const view& upstream, const view& out, int64_t n) {
-  constexpr int64_t block = 2048;
-  const bool is_scalar = upstream.axes.size() == 1 && upstream.axes[0].stride == 0;
-  const int threads = n < 16 * block ? 1 : num_threads();
-  cpu::parallel_for((n + block - 1) / block, threads, [&](int64_t b) {
-    const int64_t first = b * block, count = std::min(block, n - first);
-    T g_scratch[block], u_scratch[block], o_scratch[block];
-    const T* g = cpu::load(grad, first, count, g_scratch);
-    const T* u = cpu::load(upstream, first, is_scalar ? 1 : count, u_scratch);
-    T* o = cpu::output(out, first, count, o_scratch);
-    if (is_scalar) {
-      const T factor = u[0];
-      if (factor == 0)
-        std::fill_n(o, count, T(0));
-      else
-        for (int64_t i = 0; i < count; ++i) o[i] = g[i] * factor;
-    } else {
-      for (int64_t i = 0; i < count; ++i) o[i] = u[i] == 0 ? T(0) : g[i] * u[i];
-    }
-    if (o == o_scratch) cpu::store(out, first, count, o);
-  });
-}
-
-}  // namespace
-
-void scale_gradient(const array& grad, const array& upstream, const std::vector<int>& axes,
-                    const array& out) {
-  const std::size_t rank = grad.sizes.size();
-  array wide{upstream.data, upstream.type, grad.sizes, shape(rank, 0)};
-  int64_t n = 1;
-  for (int64_t size : grad.sizes) n *= size;
-  if (!upstream.sizes.empty()) {
-    shape rows;
-    for (std::size_t d = 0; d < rank; ++d) {
-      if (std::find(axes.begin(), axes.end(), static_cast<int>(d)) != axes.end()) continue;
-      rows.push_back(grad.sizes[d]);
-      if (rows.size() <= upstream.sizes.size()) wide.strides[d] = upstream.strides[rows.size() - 1];
-    }
-    if (rows != upstream.sizes)
-      throw argument_error("upstream: expected the shape of the loss values, " + text(rows) +
-                           ", got " + text(upstream.sizes));
-  }
-  const view g = cpu::coalesced(as_view(grad)), u = cpu::coalesced(as_view(wide)),
-             o = cpu::coalesced(as_view(out));
-  if (grad.type == dtype::f64)
-    scale_blocks<double>(g, u, o, n);
-  else
-    scale_blocks<float>(g, u, o, n);
 }
 
 }  // namespace fastloss

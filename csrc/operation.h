@@ -30,12 +30,30 @@ class operation {
   std::size_t input_count() const { return inputs_.size(); }
   std::size_t output_count() const { return outputs_.size(); }
 
- private:
+  // For whoever runs the call on another device than the CPU, where it may be a single loss without
+  // a weight of its own. Nothing of an array is read. Without a plan it is CTC.
+  const plan* loss_plan() const;
+  bool reduces() const { return reduce_ != reduction::none; }
   const array* find(const std::vector<array>& inputs, const char* name) const;
-  void expect_count(const std::vector<array>& inputs) const;
-  fitted_sum fit(const std::vector<array>& inputs) const;
-  void run_plan(const std::vector<array>& inputs, const get_output& output) const;
+  // The plan on these inputs, without `upstream`.
+  fitted fit(const std::vector<array>& inputs) const;
+  // Gives the call, fitted or fitted_sum, its outputs, unreduced values included; returns where the
+  // value goes, if it is wanted.
+  template <class Call>
+  std::optional<array> place_outputs(Call& call, const std::vector<array>& inputs,
+                                     const get_output& output) const;
+  // The same for CTC; `upstream` is nothing, or has a number per sample.
   ctc_request fit_ctc(const std::vector<array>& inputs) const;
+  const array* ctc_upstream(const std::vector<array>& inputs) const;
+  void place_outputs(ctc_request& r, const std::vector<array>& inputs,
+                     const get_output& output) const;
+
+ private:
+  void expect_count(const std::vector<array>& inputs) const;
+  template <class Call>
+  void fit_factors(Call& call, const std::vector<array>& inputs) const;
+  fitted_sum fit_sum(const std::vector<array>& inputs) const;
+  void run_plan(const std::vector<array>& inputs, const get_output& output) const;
   void run_ctc(const std::vector<array>& inputs, const get_output& output) const;
 
   reduction reduce_ = reduction::none;

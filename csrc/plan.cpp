@@ -81,6 +81,13 @@ array contiguous(void* data, dtype type, shape sizes) {
   return {static_cast<char*>(data), type, std::move(sizes), std::move(strides)};
 }
 
+view as_view(const array& a) {
+  view v{a.data, a.type, {}};
+  v.axes.reserve(a.sizes.size());
+  for (std::size_t d = 0; d < a.sizes.size(); ++d) v.axes.push_back({a.sizes[d], a.strides[d]});
+  return v;
+}
+
 // ---- plan ----
 
 std::vector<int> plan::axes_of(int rank) const {
@@ -289,11 +296,7 @@ view fitted::on_grid(const array& a) const {
   return as_view(a, dims);
 }
 
-view fitted::on_rows(const array& a) const {
-  std::vector<int> dims(a.sizes.size());
-  for (std::size_t d = 0; d < dims.size(); ++d) dims[d] = static_cast<int>(d);
-  return as_view(a, dims);
-}
+view fitted::on_rows(const array& a) const { return as_view(a); }
 
 std::string fitted::one_class_warning() const {
   return "y_pred: " + plan_.info().name +
@@ -345,8 +348,11 @@ void fitted::upstream(const array& u) {
   request_.row_upstream = on_rows(u);
 }
 
-void fitted::scalar_upstream_on_device(const array& u) {
-  request_.row_upstream = on_rows(broadcast(u, rows_));
+void fitted::upstream_on_device(const array& u) {
+  if (u.sizes.empty())
+    request_.row_upstream = on_rows(broadcast(u, rows_));
+  else
+    upstream(u);
 }
 
 void fitted::values(const array& a) { request_.values = on_rows(a); }

@@ -26,6 +26,8 @@ struct array {
 // An array without gaps, the last axis fastest.
 array contiguous(void* data, dtype type, shape sizes);
 
+view as_view(const array& a);
+
 // An argument that does not fit; the message names it.
 struct argument_error : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
@@ -91,10 +93,12 @@ class fitted {
 
   // Computes on the CPU; returns the reduced value (0 with reduction::none).
   double run();
+  // Throws what `run` would for a label that is none. y_pred and outputs need not be there.
+  void check_labels() const;
 
   // For arrays in the memory of a device, where nothing may be read before the device does: a
   // scalar upstream becomes an array, and class weights are given by a copy of the plan's.
-  void scalar_upstream_on_device(const array& u);
+  void upstream_on_device(const array& u);
   void class_weight_on_device(void* copy) {
     if (request_.class_weight) request_.class_weight->data = static_cast<char*>(copy);
   }

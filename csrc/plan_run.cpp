@@ -1,5 +1,4 @@
 // Runs a call of a plan on the CPU. Apart from plan.cpp, whose rules other devices share.
-#include <algorithm>
 #include <charconv>
 
 #include "cpu/view.h"
@@ -29,57 +28,44 @@ double fitted::run() {
   }
 }
 
-// ---- fitted_sum ----
-
-fitted_sum::fitted_sum(const std::vector<weighted_plan>& sum, const array& y_true,
-                       const array& y_pred)
-    : sum_(sum) {
-  calls_.reserve(sum.size());
-  for (const weighted_plan& term : sum) calls_.emplace_back(term.loss, y_true, y_pred);
-}
-
-void fitted_sum::sample_weight(const array& w) {
-  for (fitted& call : calls_) call.sample_weight(w);
-}
-void fitted_sum::own_weights(const std::vector<std::optional<array>>& w) {
-  for (std::size_t k = 0; k < w.size(); ++k)
-    if (w[k]) calls_[k].own_weight(*w[k]);
-}
-void fitted_sum::mask(const array& m) {
-  for (fitted& call : calls_) call.mask(m);
-}
-void fitted_sum::upstream(double u) {
-  for (fitted& call : calls_) call.upstream(u);
-}
-void fitted_sum::upstream(const array& u) {
-  for (fitted& call : calls_) call.upstream(u);
-}
-
-void fitted_sum::reduce(reduction how) {
-  for (fitted& call : calls_) {
-    if (how == reduction::none && call.value_shape() != value_shape())
-      throw argument_error("reduction: the values of " + calls_[0].plan_.info().name + ", " +
-                           text(value_shape()) + ", and of " + call.plan_.info().name + ", " +
-                           text(call.value_shape()) + ", cannot be added unreduced");
-    call.reduce(how);
+void fitted::check_labels() const {
+  if (!plan_.info().sparse) return;
+  try {
+    fastloss::check_labels(request_);
+  } catch (const label_error& e) {
+    explain(e);
   }
 }
 
-void fitted_sum::values(const array& a) {
-  values_ = a;
-  for (fitted& call : calls_) call.values(a);
-}
-void fitted_sum::grad_pred(const array& a) {
-  grad_pred_ = a;
-  for (fitted& call : calls_) call.grad_pred(a);
-}
-void fitted_sum::grad_true(const array& a) {
-  grad_true_ = a;
-  const auto uses_target = [](const fitted& call) { return call.plan_.info().uses_target; };
-  const bool none_does = std::none_of(calls_.begin(), calls_.end(), uses_target);
-  // What does not look at y_true adds nothing to its gradient, and the shape need not fit it.
-  for (fitted& call : calls_)
-    if (none_does || uses_target(call)) call.grad_true(a);
+// "y_true[3, 1]: <rule>, got <label>"
+void fitted::explain(const label_error& e) const {
+  shape index(y_true_.sizes.size());
+  int64_t rest = e.row;
+  array one = y_true_;
+  for (std::size_t d = index.size(); d-- > 0; rest /= y_true_.sizes[d]) {
+    index[d] = rest % y_true_.sizes[d];
+    one.data += index[d] * y_true_.strides[d];
+  }
+  one.sizes.clear();
+  one.strides.clear();
+  const view label = on_rows(one);
+  std::string got;
+  if (one.type == dtype::f64) {
+    double scratch;
+    got = decimals(*cpu::load(label, 0, 1, &scratch));
+  } else if (one.type >= dtype::f16) {
+    float scratch;
+    got = decimals(*cpu::load(label, 0, 1, &scratch));
+  } else if (one.type == dtype::u64) {
+    got = std::to_string(*reinterpret_cast<const std::uint64_t*>(one.data));
+  } else {
+    int64_t scratch;
+    got = std::to_string(*cpu::load(label, 0, 1, &scratch));
+  }
+  std::string where;
+  for (int64_t i : index) where += (where.empty() ? "" : ", ") + std::to_string(i);
+  throw argument_error("y_true" + (index.empty() ? "" : "[" + where + "]") + ": " + e.what() +
+                       ", got " + got);
 }
 
 double fitted_sum::run() {
@@ -154,37 +140,6 @@ double fitted_sum::run_by_terms() {
   grad_pred.finish();
   grad_true.finish();
   return sum;
-}
-
-// "y_true[3, 1]: <rule>, got <label>"
-void fitted::explain(const label_error& e) const {
-  shape index(y_true_.sizes.size());
-  int64_t rest = e.row;
-  array one = y_true_;
-  for (std::size_t d = index.size(); d-- > 0; rest /= y_true_.sizes[d]) {
-    index[d] = rest % y_true_.sizes[d];
-    one.data += index[d] * y_true_.strides[d];
-  }
-  one.sizes.clear();
-  one.strides.clear();
-  const view label = on_rows(one);
-  std::string got;
-  if (one.type == dtype::f64) {
-    double scratch;
-    got = decimals(*cpu::load(label, 0, 1, &scratch));
-  } else if (one.type >= dtype::f16) {
-    float scratch;
-    got = decimals(*cpu::load(label, 0, 1, &scratch));
-  } else if (one.type == dtype::u64) {
-    got = std::to_string(*reinterpret_cast<const std::uint64_t*>(one.data));
-  } else {
-    int64_t scratch;
-    got = std::to_string(*cpu::load(label, 0, 1, &scratch));
-  }
-  std::string where;
-  for (int64_t i : index) where += (where.empty() ? "" : ", ") + std::to_string(i);
-  throw argument_error("y_true" + (index.empty() ? "" : "[" + where + "]") + ": " + e.what() +
-                       ", got " + got);
 }
 
 }  // namespace fastloss

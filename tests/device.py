@@ -22,14 +22,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
-    "csrc/bind/cuda.cpp", "csrc/cuda/driver.cpp", "csrc/cuda/cuts.cpp", "csrc/plan.cpp",
-    "csrc/losses.cpp", "csrc/cpu/view.cpp", "tests/cuda/emulation.cpp",
+    "csrc/bind/cuda.cpp", "csrc/bind/xla.cpp", "csrc/bind/xla_cuda.cpp", "csrc/cuda/driver.cpp",
+    "csrc/cuda/cuts.cpp", "csrc/operation.cpp", "csrc/plan.cpp", "csrc/losses.cpp",
+    "csrc/cpu/view.cpp", "tests/cuda/emulation.cpp", "tests/cuda/xla_on_host.cpp",
 ]  # fmt: skip
 SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
-class DeviceArray:
-    """An array that keeps its elements where NumPy may not look, as a GPU does."""
+class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array that keeps its elements where NumPy may not look, as a GPU does.
+
+    As with CuPy's, arithmetic is enqueued; whatever needs an element, such as ``if`` or ``float``,
+    would wait for the GPU, and is an error.
+    """
 
     def __init__(self, held: Any, device: int = 0) -> None:
         self.held = held
@@ -46,21 +51,105 @@ class DeviceArray:
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed.")
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if "out" in options:
+            options["out"] = tuple(x.held for x in options["out"])
+        made = getattr(ufunc, method)(*_held(inputs), **options)
+        if "out" in options:
+            options["out"][0][...] = made
+            return self
+        return self._like(made)
+
+    def _like(self, made: Any) -> DeviceArray:
+        return DeviceArray(np.asarray(made), self.device.id)
+
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "dtype", "strides", "ndim", "size"):
             return getattr(self.held, name)
         raise AttributeError(name)
 
-    def __setitem__(self, key: Any, value: DeviceArray) -> None:
-        self.held[key] = value.held
+    def _waits(self) -> Any:
+        raise AssertionError("this waits for the GPU")
 
-    def __ne__(self, other: Any) -> Any:
-        return DeviceArray(self.held != other, self.device.id)
+    __bool__ = __float__ = __int__ = __index__ = __iter__ = item = tolist = _waits
 
-    __hash__ = None  # type: ignore[assignment]
+    @property
+    def T(self) -> DeviceArray:  # noqa: N802 - NumPy's name
+        return self._like(self.held.T)
+
+    def __getitem__(self, key: Any) -> DeviceArray:
+        if isinstance(key, DeviceArray):
+            self._waits()
+        return self._like(self.held[key])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(key, DeviceArray):
+            self._waits()
+        self.held[key] = _held([value])[0]
+
+    def get(self) -> Any:
+        return self.held
 
     def astype(self, dtype: Any, copy: bool = True) -> DeviceArray:
-        return DeviceArray(self.held.astype(dtype, copy=copy), self.device.id)
+        return self._like(self.held.astype(dtype, copy=copy))
+
+    def copy(self) -> DeviceArray:
+        return self._like(self.held.copy())
+
+    def reshape(self, *shape: Any) -> DeviceArray:
+        return self._like(self.held.reshape(*shape))
+
+    def sum(self, **options: Any) -> DeviceArray:
+        return self._like(self.held.sum(**options))
+
+
+def _held(arguments: Any) -> list[Any]:
+    """Arguments of CuPy's functions as NumPy's; CuPy takes no arrays of the host."""
+    for x in arguments:
+        if isinstance(x, np.ndarray):
+            raise TypeError(f"Unsupported type {type(x)}")
+    return [x.held if isinstance(x, DeviceArray) else x for x in arguments]
+
+
+class Foreign:
+    """The array of another library on a GPU, which shows itself by one of the protocols."""
+
+    def __init__(self, held: Any, protocol: str, device: int = 0) -> None:
+        self.held = held
+        if protocol == "interface":
+            self.__cuda_array_interface__ = {**held.__array_interface__, "version": 3}
+        else:
+            self.__dlpack_device__ = lambda: (2, device)  # kDLCUDA
+            self.__dlpack__ = self._dlpack
+
+    def _dlpack(self, **_: Any) -> Any:
+        return self.held.__dlpack__()
+
+
+class _OnHost:
+    """What a CUDA array of DLPack is in the emulation."""
+
+    def __init__(self, foreign: Any) -> None:
+        self.foreign = foreign
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self.foreign.__dlpack__(stream=1)
+
+
+def _from_interface(x: Any) -> DeviceArray:
+    shown = types.SimpleNamespace(__array_interface__=x.__cuda_array_interface__)
+    return DeviceArray(np.asarray(shown))
+
+
+def _from_dlpack(x: Any) -> DeviceArray:
+    return DeviceArray(np.from_dlpack(_OnHost(x)), x.__dlpack_device__()[1])
+
+
+def _copyto(to: DeviceArray, x: Any, where: DeviceArray) -> None:
+    np.copyto(to.held, x, where=where.held)
 
 
 def empty(shape: Any, dtype: Any) -> DeviceArray:
@@ -73,9 +162,27 @@ def empty(shape: Any, dtype: Any) -> DeviceArray:
 def stand_in() -> types.ModuleType:
     """A module with the part of CuPy that fastloss uses."""
     cupy = types.ModuleType("cupy")
+
+    def wrapped(function: Any) -> Any:
+        def call(*arguments: Any) -> DeviceArray:
+            return DeviceArray(np.asarray(function(*_held(arguments))))
+
+        return call
+
+    for name in ("abs", "broadcast_to", "equal", "floor", "logical_not", "ones", "where"):
+        setattr(cupy, name, wrapped(getattr(np, name)))
+
+    def asnumpy(x: DeviceArray) -> Any:
+        cupy.waits += 1
+        return x.held
+
     cupy.__dict__.update(
+        waits=0,
         ndarray=DeviceArray,
-        asarray=lambda x: DeviceArray(np.asarray(x)),
+        asarray=lambda x: DeviceArray(x) if isinstance(x, np.ndarray) else _from_interface(x),
+        asnumpy=asnumpy,
+        copyto=_copyto,
+        from_dlpack=_from_dlpack,
         empty=empty,
         full=lambda shape, x: DeviceArray(np.full(shape, x)),
         cuda=types.SimpleNamespace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fastloss
 import floor
 import goals
 import memory
 import run
+from card import CardInputs
 from fastloss._registry import REGISTRY
 from sides import Side, all_sides
 from summaries import lines_of
@@ -60,10 +63,61 @@ def test_command_writes_results_report_and_charts(tmp_path: Path) -> None:
     assert "sparse_categorical_crossentropy (logits)" in done.stdout
 
 
-def test_device_cuda_says_what_it_needs() -> None:
+def test_device_cuda_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = benchmark("--device", "cuda")
     assert done.returncode == 2
     assert "--device cuda needs CuPy and a GPU" in done.stderr
+
+
+def test_device_cuda_with_the_host_for_a_card(emulation: Path, tmp_path: Path) -> None:
+    for package in ("matplotlib", "rich", "threadpoolctl"):
+        pytest.importorskip(package)
+    script = Path(__file__).with_name("benchmark_on_host.py")
+    options = ["--loss", "huber", "sparse_categorical_crossentropy", "--size", "6x50"]
+    options += ["--peer", "cupy", "jax", "--seconds", "0", "--output", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(script), str(emulation), "--device", "cuda", *options],
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["failures"] == []
+    timings = {(t["loss"], t["gradient"], t["side"]): t for t in results["timings"]}
+    for loss in ("huber", "huber (bfloat16)", "sparse_categorical_crossentropy (logits)"):
+        for side in ("fastloss CuPy", "fastloss CuPy, graph", "floor, copy"):
+            for gradient in (True, False):
+                assert timings[loss, gradient, side]["warm"] > 0
+    for loss in ("huber", "sparse_categorical_crossentropy (logits)"):
+        assert (loss, True, "CuPy expressions") in timings
+    assert timings["huber (bfloat16)", True, "floor, copy"]["bytes"] == 6 * 50 * 2 * 3
+    assert results["calls"][0]["call"] == "an empty kernel"
+    report = (tmp_path / "RESULTS.md").read_text()
+    for title in ("% of copy", "fastloss on CuPy arrays", "warm L2 cache", "What a call takes"):
+        assert title in report
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(64, 10), (7, 3_000_000), (8192, 1000)])
+def test_inputs_of_a_card_are_rows_that_repeat(
+    rows: int, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmark_on_host import HostCard
+
+    inputs = CardInputs(Case("categorical_crossentropy", (rows, classes), dtype="bf16"), HostCard())
+    t, p = (a.held for a in inputs.cupy[0])
+    drawn = inputs.numpy[0][1]
+    assert t.shape == p.shape == (rows, classes)
+    assert drawn.shape[0] * inputs.repeats == rows
+    assert drawn.size <= max(4_000_000, classes)
+    np.testing.assert_array_equal(p[-len(drawn) :], drawn)
+    loss = fastloss.CategoricalCrossentropy()
+    wide = [a.astype(np.float32) for a in (t, p)]
+    few = [a.astype(np.float32) for a in inputs.numpy[0]]
+    value, grad = inputs.comparable(loss.value_and_grad(*wide))
+    expected = loss.value_and_grad(*few)
+    np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(grad, expected[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("peer", ["nobody", "keras torches"])

@@ -72,7 +72,8 @@ def test_signatures_list_the_parameters_and_their_defaults(spec: LossSpec) -> No
     arrays = {a.name: None for a in spec.arrays}
     options = {p.name: p.default for p in spec.parameters}
     of_function = inspect.signature(getattr(fastloss, spec.name)).parameters
-    assert list(of_function) == ["y_true", "y_pred", *arrays, *options]
+    check = ["check"] if spec.labels == "integer" else []
+    assert list(of_function) == ["y_true", "y_pred", *arrays, *options, *check]
     for name, default in {**arrays, **options}.items():
         assert of_function[name].default == default
     of_class = inspect.signature(getattr(fastloss, spec.class_name)).parameters

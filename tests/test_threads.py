@@ -96,7 +96,7 @@ def test_number_of_threads_below_one_is_an_error(n: int) -> None:
 def test_number_of_threads_that_is_no_integer_is_an_error_and_changes_nothing() -> None:
     before = _core.num_threads()
     for wrong in (1.5, "2", None):
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=f"^n: expected an integer, got {wrong!r}$"):
             fastloss.set_num_threads(wrong)
     assert _core.num_threads() == before
 

@@ -5,7 +5,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-IN_BOTH = ["fastloss/py.typed", "fastloss/_core.pyi", "fastloss/losses.pyi", "fastloss/_demo.py"]
+IN_BOTH = [
+    "fastloss/py.typed", "fastloss/_core.pyi", "fastloss/losses.pyi", "fastloss/_demo.py",
+    "fastloss/_reference.npz",
+]  # fmt: skip
 IN_ARCHIVE = ["csrc/losses/list.h", "tests/", "CMakeLists.txt", "Makefile", ".ci/run"]
 IN_WHEEL = ["fastloss/_core.", ".dist-info/licenses/LICENSE"]
 NOT_IN_ARCHIVE = ["build/", ".so", ".pyc"]

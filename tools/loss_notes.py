@@ -1,4 +1,4 @@
-"""What docs/losses.md says of each loss beside its row of the registry."""
+"""What the documentation says of each loss beside its row of the registry."""
 
 from __future__ import annotations
 
@@ -181,4 +181,71 @@ NOTES = {
             "computation gives a finite number near 709. The lengths and the blank are additions."
         ),
     ),
+}
+
+# The formulas of the registry as the site typesets them, in one or several lines. A loss without
+# one is shown as text.
+LATEX = {
+    "mean_squared_error": r"\frac{1}{n} \sum_i (t_i - p_i)^2",
+    "mean_absolute_error": r"\frac{1}{n} \sum_i \left|t_i - p_i\right|",
+    "mean_absolute_percentage_error": (
+        r"\frac{100}{n} \sum_i \frac{\left|t_i - p_i\right|}{\max(\left|t_i\right|, \varepsilon)}"
+    ),
+    "mean_squared_logarithmic_error": (
+        r"\frac{1}{n} \sum_i \left(\log(1 + \max(p_i, \varepsilon)) "
+        r"- \log(1 + \max(t_i, \varepsilon))\right)^2"
+    ),
+    "huber": (
+        r"\frac{1}{n} \sum_i \begin{cases} \frac{1}{2} e_i^2 & \left|e_i\right| \le \delta \\ "
+        r"\delta \left|e_i\right| - \frac{1}{2} \delta^2 & \left|e_i\right| > \delta \end{cases} "
+        r"\qquad e = p - t"
+    ),
+    "log_cosh": r"\frac{1}{n} \sum_i \log \cosh (p_i - t_i)",
+    "hinge": r"\frac{1}{n} \sum_i \max(1 - t_i p_i, 0)",
+    "squared_hinge": r"\frac{1}{n} \sum_i \max(1 - t_i p_i, 0)^2",
+    "categorical_hinge": (r"\max\left(\max_i (1 - t_i) p_i - \sum_i t_i p_i + 1, 0\right)"),
+    "kl_divergence": r"\sum_i t_i \log \frac{t_i}{p_i}",
+    "poisson": r"\frac{1}{n} \sum_i \left(p_i - t_i \log(p_i + \varepsilon)\right)",
+    "cosine_similarity": r"-\frac{t \cdot p}{\|t\| \, \|p\|}",
+    "binary_crossentropy": (
+        r"-\frac{1}{n} \sum_i \left(t_i \log p_i + (1 - t_i) \log(1 - p_i)\right)"
+    ),
+    "binary_focal_crossentropy": (
+        r"\frac{1}{n} \sum_i (1 - q_i)^\gamma \, \mathrm{BCE}(t_i, p_i) "
+        r"\qquad q_i = t_i p_i + (1 - t_i)(1 - p_i)"
+    ),
+    "categorical_crossentropy": (
+        r"-\sum_i t_i \log q_i \qquad q = \frac{p}{\sum_i p_i} \;\text{or}\; "
+        r"\mathrm{softmax}(p)"
+    ),
+    "categorical_focal_crossentropy": (
+        r"-\sum_i \alpha_i (1 - q_i)^\gamma \, t_i \log q_i \qquad "
+        r"q = \frac{p}{\sum_i p_i} \;\text{or}\; \mathrm{softmax}(p)"
+    ),
+    "sparse_categorical_crossentropy": (
+        r"-\log q_t \qquad q = \frac{p}{\sum_i p_i} \;\text{or}\; \mathrm{softmax}(p)"
+    ),
+    "categorical_generalized_cross_entropy": r"\frac{1 - p_t^q}{q}",
+    "dice": r"1 - \frac{2 \sum_i t_i p_i}{\sum_i t_i + \sum_i p_i}",
+    "iou": (
+        r"1 - \frac{\sum_i t_i p_i + s}{\sum_i t_i + \sum_i p_i - \sum_i t_i p_i + s} "
+        r"\qquad s = \text{smooth}"
+    ),
+    "tversky": (
+        r"1 - \frac{\sum_i t_i p_i}{\sum_i t_i p_i + \alpha \sum_i t_i (1 - p_i) "
+        r"+ \beta \sum_i p_i (1 - t_i)}"
+    ),
+    "mean_square": r"\frac{1}{n} \sum_i p_i^2",
+    "mean_absolute": r"\frac{1}{n} \sum_i \left|p_i\right|",
+    "confidence_penalty": r"\sum_i q_i \log q_i",
+    "z_loss": r"\left(\log \sum_i e^{p_i}\right)^2",
+    "circle": (
+        r"\log\left(1 + \sum_{j \in P} e^{-\gamma [m + d_j]_+ (m - d_j)} "
+        r"\sum_{k \in N} e^{\gamma [1 + m - d_k]_+ (1 - m - d_k)}\right)"
+        "\n"
+        r"d_j = \max(1 - p \cdot r_j, 0), \quad m = \text{margin}"
+        "\n"
+        r"P \text{: references of the same label}, \quad N \text{: the others}"
+    ),
+    "ctc": r"-\log \sum_{a \to t} \prod_i \mathrm{softmax}(p_i)_{a_i}",
 }

@@ -53,6 +53,8 @@ def function_stub(spec: LossSpec) -> str:
     arrays = [f"{a.name}: ArrayLike | None = None" for a in spec.arrays]
     true = "y_true: ArrayLike" if spec.uses_target else "y_true: ArrayLike | None"
     arguments = [true, "y_pred: ArrayLike", *arrays, *_options(spec.parameters)]
+    if spec.labels == "integer":
+        arguments += ["*", "check: bool = False"]
     return _signature(spec.name, arguments, "Any", "")
 
 

@@ -45,6 +45,15 @@ compiled_plan::compiled_plan(const std::vector<std::pair<double, const compiled_
     }
 }
 
+void compiled_plan::check_labels(const py::array& y_true, const shape& sizes,
+                                 const std::optional<py::array>& sample_weight,
+                                 const std::optional<py::array>& mask) const {
+  fitted call(sum_[0].loss, as_array(y_true, "y_true"), contiguous(nullptr, dtype::f64, sizes));
+  if (sample_weight) call.sample_weight(as_array(*sample_weight, "sample_weight"));
+  if (mask) call.mask(as_array(*mask, "mask"));
+  call.check_labels();
+}
+
 py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
                               py::handle sample_weight, py::handle mask, py::handle upstream,
                               std::optional<std::string> wrt, py::handle out,

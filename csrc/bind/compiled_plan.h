@@ -19,6 +19,11 @@ class compiled_plan {
   std::string line() const { return to_text(sum_); }
   void warn_of_one_class(bool warns) { warns_of_one_class_.assign(sum_.size(), warns); }
 
+  // What `run` would throw for the labels of a y_pred with these sizes.
+  void check_labels(const py::array& y_true, const shape& sizes,
+                    const std::optional<py::array>& sample_weight,
+                    const std::optional<py::array>& mask) const;
+
   // (value, gradient with respect to y_pred or None, that with respect to y_true or None). None if
   // an argument has to be converted first, to an array that kernels load, or upstream to a float;
   // nothing has been done then.

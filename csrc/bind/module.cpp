@@ -70,6 +70,22 @@ void run_ctc_arrays(const integers& y_true, const integers& label_length, const 
   run_ctc(r);
 }
 
+// Throws for a length or a label out of range, as run_ctc does.
+void check_ctc_arrays(const integers& y_true, const integers& label_length,
+                      const integers& logit_length, const reals& weight, int64_t frames,
+                      int64_t classes) {
+  ctc_request r;
+  r.batch = y_true.shape(0);
+  r.max_labels = y_true.shape(1);
+  r.max_frames = frames;
+  r.classes = classes;
+  r.labels = y_true.data();
+  r.label_length = label_length.data();
+  r.logit_length = logit_length.data();
+  r.weight = weight.data();
+  check_ctc(r);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -88,6 +104,8 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "instruction_set", [] { return std::string(instruction_set()); },
       "The instruction set that the kernels run on.");
+  m.def("instruction_sets", &instruction_sets,
+        "Those that the environment variable FASTLOSS_ISA may name on this processor.");
   m.def("num_threads", &num_threads, "How many threads a call may use.");
   m.def("set_num_threads", &set_num_threads, py::arg("n"));
   m.def(
@@ -102,8 +120,17 @@ PYBIND11_MODULE(_core, m) {
       "Raises what the operation would for inputs of these (dtype, shape).");
   m.def("register_tensorflow_ops", &register_tensorflow_ops, py::arg("path"),
         "Registers the ops with the TensorFlow whose libtensorflow_framework is at that path.");
-  m.def("register_xla_handler", &register_xla_handler, py::arg("path"),
-        "Registers the handler of custom calls with the XLA of the libtensorflow_cc at that path.");
+  m.def(
+      "register_xla_handler",
+      [](const std::string& path, const std::string& target, const std::string& platform,
+         const py::capsule& handler) {
+        const auto function = reinterpret_cast<XLA_FFI_Handler*>(handler.get_pointer());
+        register_xla_handler(path, target, platform, function);
+      },
+      py::arg("path"), py::arg("target"), py::arg("platform"), py::arg("handler"),
+      "Registers a handler of custom calls with the XLA of the libtensorflow_cc at that path, for "
+      "the platform \"Host\" or \"CUDA\".");
+  m.attr("XLA_HANDLER") = py::capsule(reinterpret_cast<void*>(&xla_handler));
   m.attr("TENSORFLOW_LOSS_OP") = tensorflow_loss_op;
   m.attr("TENSORFLOW_SCALE_OP") = tensorflow_scale_op;
   m.attr("XLA_TARGET") = xla_target;
@@ -132,6 +159,9 @@ PYBIND11_MODULE(_core, m) {
            "The axes of y_pred that one loss value is taken over, as indices from 0.")
       .def("line", &compiled_plan::line, "The plan as one line, for an operation.")
       .def("warn_of_one_class", &compiled_plan::warn_of_one_class, py::arg("warns"))
+      .def("check_labels", &compiled_plan::check_labels, py::arg("y_true"), py::arg("shape"),
+           py::arg("sample_weight").none(true), py::arg("mask").none(true),
+           "Raises what `run` would for a label outside the classes, for y_pred of that shape.")
       .def("run", &compiled_plan::run, py::arg("y_true"), py::arg("y_pred"), py::arg("reduction"),
            py::arg("sample_weight"), py::arg("mask"), py::arg("upstream"),
            py::arg("wrt").none(true), py::arg("out"), py::arg("own_weights") = py::none(),
@@ -141,4 +171,7 @@ PYBIND11_MODULE(_core, m) {
         py::arg("logit_length"), py::arg("blank"), py::arg("weight"), py::arg("slope"),
         py::arg("values"), py::arg("grad").none(true),
         "Fills the values (times weight) and the gradient (times slope) of every sample.");
+  m.def("check_ctc", &check_ctc_arrays, py::arg("y_true"), py::arg("label_length"),
+        py::arg("logit_length"), py::arg("weight"), py::arg("frames"), py::arg("classes"),
+        "Raises what run_ctc would for a length or a label out of range.");
 }

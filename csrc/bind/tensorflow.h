@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "bind/xla.h"
+
 namespace fastloss {
 
 // Both throw std::runtime_error that says what is missing. Once registered, they do nothing.
@@ -12,9 +14,13 @@ namespace fastloss {
 // (libtensorflow_framework), for the CPU.
 void register_tensorflow_ops(const std::string& path);
 
-// Registers the handler `xla_target` of custom calls with the XLA in the library at `path`
-// (libtensorflow_cc), for the CPU.
-void register_xla_handler(const std::string& path);
+// Registers a handler of custom calls to `target` on `platform` ("Host" or "CUDA") with the XLA in
+// the library at `path` (libtensorflow_cc).
+void register_xla_handler(const std::string& path, const std::string& target,
+                          const std::string& platform, XLA_FFI_Handler* handler);
+
+// The one for the CPU.
+XLA_FFI_Error* xla_handler(XLA_FFI_CallFrame* frame);
 
 // The messages for a graph with an op or a custom call that is not registered hold little more than
 // its name; so the names say what to do.

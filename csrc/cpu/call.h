@@ -23,6 +23,7 @@ class call {
   // `coefficient` multiplies the gradients; the value is left to the caller.
   explicit call(const request& r, double coefficient = 1);
   double run();
+  void check_labels() const;
 
   // As a term of a sum (sum_driver.cpp), which calls `prepare_for_panels` first, once. Elements are
   // numbers of the grid. The sums of losses that `on_panel` and `begin_long_rows` return are for
@@ -67,7 +68,6 @@ class call {
   // The sum of the factors over the rows that count; per-element factors count as row means.
   double total(const factors<T>& f) const;
   void drop_ignored(const tile& at, T* w) const;
-  void check_labels() const;
   void check_labels(std::int64_t first, std::int64_t n) const;
   bool is_integral(std::int64_t row) const;
   bool output_overlaps_input() const;

@@ -21,30 +21,14 @@ using std::int64_t;
 
 constexpr int64_t serial_below = 32768;  // logits for which waking a team costs more than it saves
 
-std::string at(const char* argument, int64_t i) {
+std::string place_in(const char* argument, int64_t i) {
   return std::string(argument) + "[" + std::to_string(i) + "]: ";
 }
 
 void check_length(const char* argument, int64_t sample, int64_t length, int64_t most) {
   if (length < 0 || length > most)
-    throw std::invalid_argument(at(argument, sample) + "expected a length in [0, " +
+    throw std::invalid_argument(place_in(argument, sample) + "expected a length in [0, " +
                                 std::to_string(most) + "], got " + std::to_string(length));
-}
-
-// Samples of weight zero may hold any label.
-void check(const ctc_request& r) {
-  for (int64_t b = 0; b < r.batch; ++b) {
-    check_length("label_length", b, r.label_length[b], r.max_labels);
-    check_length("logit_length", b, r.logit_length[b], r.max_frames);
-    if (r.weight[b] == 0) continue;
-    for (int64_t k = 0; k < r.label_length[b]; ++k) {
-      const int64_t label = r.labels[b * r.max_labels + k];
-      if (label < 0 || label >= r.classes)
-        throw std::invalid_argument("y_true[" + std::to_string(b) + ", " + std::to_string(k) +
-                                    "]: labels must be in [0, " + std::to_string(r.classes) +
-                                    "), got " + std::to_string(label));
-    }
-  }
 }
 
 template <class T>
@@ -114,8 +98,8 @@ class call {
     for (int64_t s = 1; s < w.states; s += 2) {
       w.symbol[s] = labels[s / 2];
       const bool repeats = s > 1 && w.symbol[s] == w.symbol[s - 2];
-      w.skip[s] = repeats ? no_walk<T> : T(0);
-      needed += repeats ? 2 : 1;
+      w.skip[s] = ctc_skip<T>(repeats);
+      needed += ctc_frames_needed(repeats);
     }
     return needed;
   }
@@ -139,8 +123,7 @@ class call {
     }
     if (w.frames == 0) return 0;  // enough for the empty label alone
     const T* end = w.row(w.frames) + w.states;
-    log_probability += double(log_sum(end[-1], end[-2], no_walk<T>));
-    return log_probability > 0 ? 0 : -log_probability;  // rounding may exceed probability one
+    return ctc_loss(end[-1], end[-2], log_probability);
   }
 
   // Walks through the reversed label from the last frame, and writes the gradient of every frame:
@@ -148,7 +131,7 @@ class call {
   void walk_backward(int64_t b, walks& w) const {
     std::reverse(w.symbol.begin(), w.symbol.end());
     for (int64_t s = 3; s < w.states; s += 2)
-      w.skip[s] = w.symbol[s] == w.symbol[s - 2] ? no_walk<T> : T(0);
+      w.skip[s] = ctc_skip<T>(w.symbol[s] == w.symbol[s - 2]);
     std::vector<T> rows(2 * (w.states + pads), no_walk<T>), posterior(w.states), d(r_.classes);
     T *before = rows.data() + pads, *now = before + w.states + pads;
     before[-1] = 0;
@@ -170,8 +153,7 @@ class call {
         d[w.symbol[s]] -= scale * posterior[s];
         others += w.symbol[s] == best ? T(0) : posterior[s];
       }
-      if (best < r_.classes)
-        d[best] = scale * (others - w.described[t].rest / w.described[t].total());
+      if (best < r_.classes) d[best] = scale * w.described[t].slope_of_best(others);
       store(*grad_, first_logit(b, t), r_.classes, d.data());
     }
   }
@@ -201,8 +183,23 @@ class call {
 }  // namespace
 }  // namespace cpu
 
+void check_ctc(const ctc_request& r) {
+  for (int64_t b = 0; b < r.batch; ++b) {
+    cpu::check_length("label_length", b, r.label_length[b], r.max_labels);
+    cpu::check_length("logit_length", b, r.logit_length[b], r.max_frames);
+    if (r.weight[b] == 0) continue;
+    for (int64_t k = 0; k < r.label_length[b]; ++k) {
+      const int64_t label = r.labels[b * r.max_labels + k];
+      if (label < 0 || label >= r.classes)
+        throw std::invalid_argument("y_true[" + std::to_string(b) + ", " + std::to_string(k) +
+                                    "]: labels must be in [0, " + std::to_string(r.classes) +
+                                    "), got " + std::to_string(label));
+    }
+  }
+}
+
 void run_ctc(const ctc_request& r) {
-  cpu::check(r);
+  check_ctc(r);
   if (r.compute == dtype::f64)
     cpu::call<double>(r).run();
   else

@@ -14,10 +14,10 @@ ctc_frame<T> ctc_describe(const T* x, std::int64_t n) {
   T rest = 0, ties = 0;
 #pragma omp simd reduction(+ : rest, ties)
   for (std::int64_t i = 0; i < n; ++i) {
-    rest += x[i] == peak ? T(0) : math::exp(x[i] - peak);
+    rest += ctc_rest(x[i], peak);
     ties += x[i] == peak ? T(1) : T(0);
   }
-  return {peak, rest + (ties - 1)};
+  return ctc_frame_of(peak, rest, ties);
 }
 
 template <class T>
@@ -62,7 +62,7 @@ template <class T>
 void ctc_softmax(const T* x, std::int64_t n, ctc_frame<T> frame, T scale, T* share) {
   const T factor = scale / frame.total();
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) share[i] = factor * math::exp(x[i] - frame.peak);
+  for (std::int64_t i = 0; i < n; ++i) share[i] = factor * frame.exponential(x[i]);
 }
 
 template <class T>

@@ -153,7 +153,6 @@ void call<T>::check_labels() const {
       check_labels(first, std::min(block, r_.rows - first));
 }
 
-// Rows that are ignored or have no weight may hold any label.
 template <class T>
 void call<T>::check_labels(int64_t first, int64_t n) const {
   int64_t scratch[block];
@@ -213,5 +212,7 @@ double run(const request& r) {
   if (r.compute == dtype::f64) return cpu::call<double>(r).run();
   return cpu::call<float>(r).run();
 }
+
+void check_labels(const request& r) { cpu::call<double>(r).check_labels(); }
 
 }  // namespace fastloss

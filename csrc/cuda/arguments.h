@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "api.h"
+#include "core/config.h"
 
 namespace fastloss::cuda {
 
@@ -49,6 +50,21 @@ struct arguments {
   double* divisor;  // null if it is `count`
   double* partial;
   void* stats;  // of rows that several blocks share
+};
+
+inline constexpr int ctc_pads = 2;  // impossible states in front of a row of states
+
+// CTC: the rows of `arguments` are samples, their columns frames of classes, and y_true is a row of
+// labels per sample.
+struct ctc_arguments {
+  int64_t frames, classes, max_labels, blank;
+  device_view label_length, logit_length;  // without data: all that is not blank, all frames
+  int64_t kept_rows;                       // of states: one per frame and one more, or two
+  char* workspace;
+  int64_t bytes_per_block;
+
+  FASTLOSS_HD int64_t most_states() const { return 2 * max_labels + 1; }
+  FASTLOSS_HD int64_t row_length() const { return most_states() + ctc_pads; }
 };
 
 // How a launch is cut. The work is `segments` of `length` elements, each in `parts` of

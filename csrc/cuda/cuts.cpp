@@ -8,6 +8,7 @@ namespace {
 constexpr int block_threads = 256, long_row_threads = 512;
 constexpr int64_t most_parts = 16384, most_blocks = int64_t(1) << 20;
 constexpr int64_t part_of_sum = 8192, part_of_row = 16384;
+constexpr int64_t blocks_of_samples = 512;
 constexpr int64_t long_row = 32768, few_rows = 64;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -78,5 +79,16 @@ geometry cut_rows(int64_t rows, int64_t cols) {
 bool has_few_long_rows(int64_t rows, int64_t cols) { return cols >= long_row && rows < few_rows; }
 
 geometry cut_parts_of_rows(int64_t rows, int64_t cols) { return parts(rows, cols, part_of_row); }
+
+geometry cut_samples(int64_t samples) {
+  return {std::clamp<int64_t>(samples, 1, blocks_of_samples),
+          block_threads,
+          block_threads,
+          samples,
+          1,
+          1,
+          1,
+          0};
+}
 
 }  // namespace fastloss::cuda

@@ -16,4 +16,7 @@ geometry cut_rows(int64_t rows, int64_t cols);
 bool has_few_long_rows(int64_t rows, int64_t cols);
 geometry cut_parts_of_rows(int64_t rows, int64_t cols);
 
+// For CTC: whole samples, by blocks that each need memory.
+geometry cut_samples(int64_t samples);
+
 }  // namespace fastloss::cuda

@@ -30,4 +30,9 @@ int runtime_version() {
 
 void use_device(int index) { expect_success(cudaSetDevice(index)); }
 
+void copy_to_device(void* to, const void* from, std::size_t bytes, void* stream) {
+  expect_success(
+      cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)));
+}
+
 }  // namespace fastloss::cuda

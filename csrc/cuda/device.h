@@ -24,4 +24,7 @@ int runtime_version();
 // Makes it the current device of this thread.
 void use_device(int index);
 
+// Enqueues a copy from memory of the host, which may change once this returns.
+void copy_to_device(void* to, const void* from, std::size_t bytes, void* stream);
+
 }  // namespace fastloss::cuda

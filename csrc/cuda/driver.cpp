@@ -32,64 +32,24 @@ factor_view on_device(const std::optional<factor>& f) {
   return f ? factor_view{on_device(f->values), f->per_element} : factor_view{};
 }
 
-// A request with its kernel and how its launches are cut.
+// What calls of every kind have in common: how losses are weighed and summed.
 class call {
- public:
+ protected:
   explicit call(const request& r)
       : r_(r),
         kernels_(r.compute == dtype::f64 ? kernels_f64() : kernels_f32()),
-        kernel_(kernels_.losses[r.loss].chosen_for(r.parameters.data())),
-        reduces_(r.reduce != reduction::none),
-        splits_(!kernel_.map && has_few_long_rows(r.rows, r.cols)) {
-    if (kernel_.map)
-      main_ = reduces_ ? cut_sum(r.rows * r.cols) : cut_map(r.rows, r.cols);
-    else
-      main_ = splits_ ? cut_parts_of_rows(r.rows, r.cols) : cut_rows(r.rows, r.cols);
+        reduces_(r.reduce != reduction::none) {
     choose_divisor();
   }
 
-  std::size_t workspace_bytes() const {
-    std::size_t partials = main_.segments * main_.parts;
-    if (!kernel_.map) partials = splits_ ? 3 * partials : main_.blocks;
-    if (counts_) partials = std::max<std::size_t>(partials, divisor_.parts);
-    return stats_offset(partials) + (splits_ ? r_.rows * stats_bytes : 0);
+  static std::size_t end_of_partials(std::size_t count) {
+    return partial_offset + (count * sizeof(double) + 63) / 64 * 64;
   }
 
-  void enqueue(void* value, void* workspace, stream_handle stream) const {
-    const arguments a = arguments_for(value, static_cast<char*>(workspace));
-    const double* q = r_.parameters.data();
+  // Launches what has to be known before the losses.
+  void begin(const arguments& a, stream_handle stream) const {
     kernels_.clear(a.state, state_bytes, stream);
     if (counts_) kernels_.divisor(a, divisor_, with_weight_, by_element_, stream);
-    if (a.labels_may_be_binary) kernels_.labels(a, cut_sum(r_.rows * r_.cols), stream);
-    if (kernel_.map) return kernel_.map(q, a, main_, stream);
-    if (!splits_) return kernel_.rows(q, a, main_, stream);
-    const bool differentiates = r_.grad_pred || r_.grad_true;
-    geometry g = main_;
-    for (g.launch = 0; g.launch < kernel_.phases + differentiates; ++g.launch)
-      kernel_.split_rows(q, a, g, stream);
-  }
-
- private:
-  static std::size_t stats_offset(std::size_t partials) {
-    return partial_offset + (partials * sizeof(double) + 63) / 64 * 64;
-  }
-
-  // What the sum of weighted losses is divided by: a count, or what has to be summed first.
-  void choose_divisor() {
-    const bool has_factors = r_.sample_weight || r_.mask;
-    const auto is_per_element = [](const std::optional<factor>& f) { return f && f->per_element; };
-    const bool any_per_element = is_per_element(r_.sample_weight) || is_per_element(r_.mask);
-    if (!reduces_ || r_.reduce == reduction::sum || (r_.scalar_value && !any_per_element)) return;
-    count_ = double(r_.rows);
-    if (r_.reduce == reduction::mean_with_sample_weight) {
-      counts_ = has_factors || r_.ignore_class;
-      with_weight_ = has_factors;
-    } else {
-      counts_ = r_.mask || r_.ignore_class;
-    }
-    by_element_ = with_weight_ ? any_per_element : is_per_element(r_.mask);
-    divisor_ = cut_sum(by_element_ ? r_.rows * r_.cols : r_.rows);
-    divisor_.launch = progress::launches - 1;
   }
 
   arguments arguments_for(void* value, char* workspace) const {
@@ -110,34 +70,145 @@ class call {
     a.target_shift = r_.target_shift;
     a.has_ignored_class = r_.ignore_class.has_value();
     a.ignored_class = r_.ignore_class.value_or(0);
-    a.labels_may_be_binary = kernel_.label_signs;
     a.reduces = reduces_;
     a.upstream = r_.upstream;
-    a.mean = kernel_.averages ? 1.0 / double(r_.cols) : 1.0;
+    a.mean = 1;
     a.count = count_;
     a.state = reinterpret_cast<progress*>(workspace);
     a.divisor = counts_ ? reinterpret_cast<double*>(workspace + divisor_offset) : nullptr;
     a.partial = reinterpret_cast<double*>(workspace + partial_offset);
-    const std::size_t all = workspace_bytes();
-    a.stats = splits_ ? workspace + all - r_.rows * stats_bytes : nullptr;
     return a;
   }
 
   const request& r_;
   const kernel_set& kernels_;
-  const loss_kernel& kernel_;
-  bool reduces_, splits_;
-  geometry main_{}, divisor_{};
-  bool counts_ = false, with_weight_ = false, by_element_ = false;
+  bool reduces_;
+  geometry divisor_{};
+  bool counts_ = false;
+
+ private:
+  // What the sum of weighted losses is divided by: a count, or what has to be summed first.
+  void choose_divisor() {
+    const bool has_factors = r_.sample_weight || r_.mask;
+    const auto is_per_element = [](const std::optional<factor>& f) { return f && f->per_element; };
+    const bool any_per_element = is_per_element(r_.sample_weight) || is_per_element(r_.mask);
+    if (!reduces_ || r_.reduce == reduction::sum || (r_.scalar_value && !any_per_element)) return;
+    count_ = double(r_.rows);
+    if (r_.reduce == reduction::mean_with_sample_weight) {
+      counts_ = has_factors || r_.ignore_class;
+      with_weight_ = has_factors;
+    } else {
+      counts_ = r_.mask || r_.ignore_class;
+    }
+    by_element_ = with_weight_ ? any_per_element : is_per_element(r_.mask);
+    divisor_ = cut_sum(by_element_ ? r_.rows * r_.cols : r_.rows);
+    divisor_.launch = progress::launches - 1;
+  }
+
+  bool with_weight_ = false, by_element_ = false;
   double count_ = 1;
+};
+
+// A loss of the list, with its kernel and how its launches are cut.
+class loss_call : call {
+ public:
+  explicit loss_call(const request& r)
+      : call(r),
+        kernel_(kernels_.losses[r.loss].chosen_for(r.parameters.data())),
+        splits_(!kernel_.map && has_few_long_rows(r.rows, r.cols)) {
+    if (kernel_.map)
+      main_ = reduces_ ? cut_sum(r.rows * r.cols) : cut_map(r.rows, r.cols);
+    else
+      main_ = splits_ ? cut_parts_of_rows(r.rows, r.cols) : cut_rows(r.rows, r.cols);
+  }
+
+  std::size_t workspace_bytes() const {
+    std::size_t partials = main_.segments * main_.parts;
+    if (!kernel_.map) partials = splits_ ? 3 * partials : main_.blocks;
+    if (counts_) partials = std::max<std::size_t>(partials, divisor_.parts);
+    return end_of_partials(partials) + (splits_ ? r_.rows * stats_bytes : 0);
+  }
+
+  void enqueue(void* value, char* workspace, stream_handle stream) const {
+    arguments a = arguments_for(value, workspace);
+    a.labels_may_be_binary = kernel_.label_signs;
+    if (kernel_.averages) a.mean = 1.0 / double(r_.cols);
+    if (splits_) a.stats = workspace + workspace_bytes() - r_.rows * stats_bytes;
+    const double* q = r_.parameters.data();
+    begin(a, stream);
+    if (a.labels_may_be_binary) kernels_.labels(a, cut_sum(r_.rows * r_.cols), stream);
+    if (kernel_.map) return kernel_.map(q, a, main_, stream);
+    if (!splits_) return kernel_.rows(q, a, main_, stream);
+    const bool differentiates = r_.grad_pred || r_.grad_true;
+    geometry g = main_;
+    for (g.launch = 0; g.launch < kernel_.phases + differentiates; ++g.launch)
+      kernel_.split_rows(q, a, g, stream);
+  }
+
+ private:
+  const loss_kernel& kernel_;
+  bool splits_;
+  geometry main_{};
+};
+
+class ctc_call : call {
+ public:
+  ctc_call(const request& r, const ctc_samples& samples)
+      : call(r), samples_(samples), main_(cut_samples(r.rows)) {}
+
+  std::size_t workspace_bytes() const {
+    return offset() + main_.blocks * sequences(nullptr).bytes_per_block;
+  }
+
+  void enqueue(void* value, char* workspace, stream_handle stream) const {
+    const arguments a = arguments_for(value, workspace);
+    const ctc_arguments q = sequences(workspace + offset());
+    begin(a, stream);
+    kernels_.ctc(a, q, main_, stream);
+  }
+
+ private:
+  std::size_t offset() const {
+    return end_of_partials(std::max<std::size_t>(main_.blocks, counts_ ? divisor_.parts : 0));
+  }
+
+  ctc_arguments sequences(char* workspace) const {
+    ctc_arguments q{};
+    q.frames = samples_.frames;
+    q.classes = samples_.classes;
+    q.max_labels = samples_.max_labels;
+    q.blank = samples_.blank;
+    q.label_length = on_device(samples_.label_length);
+    q.logit_length = on_device(samples_.logit_length);
+    q.kept_rows = r_.grad_pred ? q.frames + 1 : 2;
+    q.workspace = workspace;
+    const int64_t number = r_.compute == dtype::f64 ? sizeof(double) : sizeof(float);
+    const int64_t bytes = q.frames * kernels_.ctc_described_bytes +
+                          3 * q.most_states() * int64_t(sizeof(int64_t)) +
+                          (q.kept_rows + 2) * q.row_length() * number;
+    q.bytes_per_block = (bytes + 63) / 64 * 64;
+    return q;
+  }
+
+  const ctc_samples& samples_;
+  geometry main_;
 };
 
 }  // namespace
 
-std::size_t workspace_bytes(const request& r) { return call(r).workspace_bytes(); }
+std::size_t workspace_bytes(const request& r) { return loss_call(r).workspace_bytes(); }
 
 void enqueue(const request& r, void* value, void* workspace, stream_handle stream) {
-  call(r).enqueue(value, workspace, stream);
+  loss_call(r).enqueue(value, static_cast<char*>(workspace), stream);
+}
+
+std::size_t workspace_bytes(const request& r, const ctc_samples& samples) {
+  return ctc_call(r, samples).workspace_bytes();
+}
+
+void enqueue(const request& r, const ctc_samples& samples, void* value, void* workspace,
+             stream_handle stream) {
+  ctc_call(r, samples).enqueue(value, static_cast<char*>(workspace), stream);
 }
 
 }  // namespace fastloss::cuda

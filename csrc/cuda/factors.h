@@ -1,6 +1,7 @@
 // What multiplies the losses and the gradients of elements and rows.
 #pragma once
 
+#include "cuda/team.h"
 #include "cuda/view.h"
 
 namespace fastloss::cuda {
@@ -63,6 +64,19 @@ FASTLOSS_DEVICE double divided(double x, double by) { return by == 0 ? 0 : x / b
 // What the sum of the weighted losses is multiplied by, without the mean over a row.
 FASTLOSS_DEVICE double normalization(const arguments& a) {
   return divided(1, a.divisor ? *a.divisor : a.count);
+}
+
+// Ends a kernel whose blocks have each summed some weighted losses (`total`, of thread 0 of any
+// team): the last of them writes the value.
+template <class T, class Block>
+FASTLOSS_DEVICE void store_total(Block& block, const arguments& a, const geometry& g, double total,
+                                 double norm) {
+  team<Block> all(block, block.threads());
+  total = all.combine(total);
+  if (all.rank == 0) a.partial[block.index()] = total;
+  if (!block.is_last(&a.state->done[g.launch])) return;
+  total = sum_of(all, a.partial, block.blocks());
+  if (all.rank == 0) store_one(a.values, 0, T(norm * total));
 }
 
 }  // namespace fastloss::cuda

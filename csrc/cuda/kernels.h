@@ -29,6 +29,8 @@ struct kernel_set {
   void (*divisor)(const arguments&, const geometry&, bool with_weight, bool by_element,
                   stream_handle);
   void (*labels)(const arguments&, const geometry&, stream_handle);
+  void (*ctc)(const arguments&, const ctc_arguments&, const geometry&, stream_handle);
+  std::size_t ctc_described_bytes;  // of what is kept of a frame
   // Zeroes memory of the device.
   void (*clear)(void* memory, std::size_t bytes, stream_handle);
 };

@@ -1,6 +1,7 @@
 // Fills the table of kernels.h. `Device` enqueues: launch(body, geometry, stream) and clear.
 #pragma once
 
+#include "cuda/ctc_kernel.h"
 #include "cuda/divisor_kernels.h"
 #include "cuda/kernels.h"
 #include "cuda/map_kernel.h"
@@ -44,6 +45,10 @@ kernel_set make_kernels(loss_list<Loss...>) {
           [](const arguments& a, const geometry& g, stream_handle s) {
             Device::launch(label_kernel<T>{a, g}, g, s);
           },
+          [](const arguments& a, const ctc_arguments& q, const geometry& g, stream_handle s) {
+            Device::launch(ctc_kernel<T>{a, q, g}, g, s);
+          },
+          sizeof(ctc_described<T>),
           Device::clear};
 }
 

@@ -35,13 +35,7 @@ struct row_kernel {
       if (exists && (a.grad_pred.data || a.grad_true.data))
         row.write_gradient(stats, 0, a.cols, threads.rank, threads.size);
     }
-    if (!a.reduces) return;
-    team<Block> all(block, block.threads());
-    total = all.combine(total);
-    if (all.rank == 0) a.partial[block.index()] = total;
-    if (!block.is_last(&a.state->done[g.launch])) return;
-    total = sum_of(all, a.partial, block.blocks());
-    if (all.rank == 0) store_one(a.values, 0, T(norm * total));
+    if (a.reduces) store_total<T>(block, a, g, total, norm);
   }
 
   template <int Phase, class Block>

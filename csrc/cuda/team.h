@@ -1,11 +1,11 @@
 // What the threads of a block do together, written against a few primitives.
 //
 // `Block` is the block of a launch as one of its threads sees it:
-//   thread(), threads(), index(), blocks()   positions and counts
-//   barrier()                                waits for all threads of the block
-//   exchange(x, mask)                        the x of the thread whose index differs by `mask`, <
-//   32 scratch()                                memory of the block for 32 `sums` is_last(counter)
-//   whether all other blocks of the launch have been here
+//   thread(), threads(), index(), blocks()    positions and counts
+//   barrier()            waits for all threads of the block
+//   exchange(x, mask)    the x of the thread whose index differs by `mask`, less than 32
+//   scratch()            memory of the block for 32 `sums`
+//   is_last(counter)     whether all other blocks of the launch have been here
 // Every thread of a block calls barrier(), exchange() and is_last() equally often and in step.
 #pragma once
 
@@ -45,19 +45,31 @@ struct team {
 
   // The same for every thread, in an order that depends on the size of the team alone.
   FASTLOSS_DEVICE sums combine(sums x, bool is_max = false) {
-    for (int mask = (size < warp_threads ? size : warp_threads) / 2; mask > 0; mask /= 2)
-      x.merge(block.exchange(x, mask), is_max);
-    if (size <= warp_threads) return x;
-    sums* by_warp = block.scratch();
-    if (rank % warp_threads == 0) by_warp[rank / warp_threads] = x;
-    block.barrier();
-    x = by_warp[0];
-    for (int w = 1; w < size / warp_threads; ++w) x.merge(by_warp[w], is_max);
-    block.barrier();
-    return x;
+    return merged(x, [is_max](sums& into, const sums& other) { into.merge(other, is_max); });
   }
 
   FASTLOSS_DEVICE double combine(double x) { return combine(sums{x, 0, 0}).a; }
+
+  template <class X>
+  FASTLOSS_DEVICE X largest(X x) {
+    return merged(x, [](X& into, X other) { into = math::max(into, other); });
+  }
+
+ private:
+  template <class X, class Merge>
+  FASTLOSS_DEVICE X merged(X x, Merge merge) {
+    static_assert(sizeof(X) <= sizeof(sums));
+    for (int mask = (size < warp_threads ? size : warp_threads) / 2; mask > 0; mask /= 2)
+      merge(x, block.exchange(x, mask));
+    if (size <= warp_threads) return x;
+    X* by_warp = reinterpret_cast<X*>(block.scratch());
+    if (rank % warp_threads == 0) by_warp[rank / warp_threads] = x;
+    block.barrier();
+    x = by_warp[0];
+    for (int w = 1; w < size / warp_threads; ++w) merge(x, by_warp[w]);
+    block.barrier();
+    return x;
+  }
 };
 
 // The sum of n numbers that other blocks have written (volatile: they may not be cached).

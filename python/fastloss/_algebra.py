@@ -283,10 +283,11 @@ class SlicedPlan(Plan):
         upstream: Any = 1.0,
         wrt: Wrt | None = None,
         out: Any = None,
+        check: bool = False,
     ) -> tuple[Any, Any, Any]:
         if (elsewhere := front_end(y_pred)) is not None:
             return elsewhere.evaluate(
-                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out
+                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check
             )
         if wrt in ("y_true", "both"):
             raise ValueError(f"wrt: sliced losses have a gradient of y_pred alone, got {wrt!r}")

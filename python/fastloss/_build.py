@@ -96,6 +96,7 @@ class Loss(Summable):
         *,
         sample_weight: Any = None,
         mask: Any = None,
+        check: bool = False,
         **arrays: Any,
     ) -> Any:
         """The reduced loss.
@@ -115,6 +116,9 @@ class Loss(Summable):
         mask : array_like, optional
             What counts (true) and what does not; shaped as ``sample_weight``. The mean is taken
             over what counts.
+        check : bool, optional
+            Whether labels on a GPU are looked at first, which waits for the GPU. Otherwise a label
+            outside the classes gives NaN, and a gradient of zero. On the host they always are.
         **arrays : array_like, optional
             What the function of the loss takes beside these: ``ref_labels`` and ``ref_embeddings``
             of the circle loss, ``label_length`` and ``logit_length`` of CTC.
@@ -131,12 +135,16 @@ class Loss(Summable):
         TypeError
             For dtypes that are not supported.
         """
+        if arrays:
+            self._check_arrays(arrays)
         if self.dtype is not None:
             y_pred = self._cast(y_pred)
         if self._weighs:
             arrays["weight"] = self._own_weight(y_true)
         # By position, because that is the fastest call.
-        return self._plan.evaluate(y_true, y_pred, self.reduction, sample_weight, mask, **arrays)[0]
+        return self._plan.evaluate(
+            y_true, y_pred, self.reduction, sample_weight, mask, 1.0, None, None, check, **arrays
+        )[0]
 
     def value_and_grad(
         self,
@@ -148,13 +156,14 @@ class Loss(Summable):
         upstream: Any = 1.0,
         out: Array | None = None,
         wrt: Wrt = "y_pred",
+        check: bool = False,
         **arrays: Any,
     ) -> tuple[Any, Any]:
         """The reduced loss and its gradient, in one pass over memory.
 
         Parameters
         ----------
-        y_true, y_pred, sample_weight, mask, **arrays
+        y_true, y_pred, sample_weight, mask, check, **arrays
             As for calling the loss.
         upstream : float or array_like, optional
             What the gradient is multiplied by: the derivative of something with respect to this
@@ -181,16 +190,29 @@ class Loss(Summable):
         """
         if wrt != "y_pred":
             check_wrt(wrt, self._plan.takes_labels, out)
+        if arrays:
+            self._check_arrays(arrays)
         if self.dtype is not None:
             y_pred = self._cast(y_pred)
         if self._weighs:
             arrays["weight"] = self._own_weight(y_true)
         value, grad_pred, grad_true = self._plan.evaluate(
-            y_true, y_pred, self.reduction, sample_weight, mask, upstream, wrt, out, **arrays
-        )
+            y_true, y_pred, self.reduction, sample_weight, mask, upstream, wrt, out, check,
+            **arrays,
+        )  # fmt: skip
         if wrt == "both":
             return value, (grad_pred, grad_true)
         return value, grad_pred if wrt == "y_pred" else grad_true
+
+    def _check_arrays(self, arrays: dict[str, Any]) -> None:
+        known = self._plan.arrays
+        for name in arrays:
+            if name not in known:
+                raise TypeError(
+                    f"{name}: expected an argument of a call of {type(self).__name__}: y_true, "
+                    f"y_pred, {', '.join([*known, 'sample_weight', 'mask'])}; what is "
+                    "an option of the loss is given when it is made"
+                )
 
     def _cast(self, y_pred: Any) -> Any:
         assert self.dtype is not None
@@ -261,6 +283,13 @@ _ARRAYS_TEXT = {
 }  # fmt: skip
 
 
+_CHECK_TEXT = """\
+check : bool, default False
+    Whether labels on a GPU are looked at first, which waits for the GPU. Otherwise one outside the
+    classes gives NaN. On the host they always are.
+"""
+
+
 def _parameter_lines(parameters: tuple[Parameter, ...]) -> str:
     return "".join(
         f"{p.name} : {p.annotation}, default {p.default!r}\n    {p.doc}\n" for p in parameters
@@ -310,12 +339,17 @@ def _signature(parameters: list[tuple[str, Any]], *, lead: tuple[str, ...]) -> i
 
 
 def make_function(
-    spec: LossSpec, module: str, call: Callable[..., Any], example: str = ""
+    spec: LossSpec,
+    module: str,
+    call: Callable[..., Any],
+    example: str = "",
+    *,
+    takes_check: bool = False,
 ) -> Callable[..., Any]:
     """The function of a loss: ``(y_true, y_pred, *options)`` to one value per sample.
 
     ``call`` computes, from a plan and arrays; ``example`` is how the docstring's example names the
-    function, if it has one.
+    function, if it has one. ``takes_check`` adds the keyword of that name.
     """
     arrays = [a.name for a in spec.arrays]
     names = arrays + [p.name for p in spec.parameters]
@@ -324,24 +358,31 @@ def make_function(
     def function(y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
         if not args and not kwargs:
             return call(default_plan, y_true, y_pred)
+        more = {"check": kwargs.pop("check")} if takes_check and "check" in kwargs else {}
         given = assign_arguments(spec, names, args, kwargs)
-        more = {name: given.pop(name) for name in arrays if name in given}
+        more |= {name: given.pop(name) for name in arrays if name in given}
         return call(kept_plan(spec, given), y_true, y_pred, **more)
 
     function.__name__ = function.__qualname__ = spec.name
     function.__module__ = module
     function.__doc__ = _document(
         spec,
-        _arrays_text(spec) + _parameter_lines(spec.parameters),
+        _arrays_text(spec)
+        + _parameter_lines(spec.parameters)
+        + (_CHECK_TEXT if takes_check else ""),
         "array\n    The loss of each sample: the shape of ``y_pred`` without the axes of the loss, "
         "in its dtype.\n",
         example,
         index="[0]" if spec.batched else "",
     )
-    function.__signature__ = _signature(  # type: ignore[attr-defined]
+    signature = _signature(
         [(a, None) for a in arrays] + [(p.name, p.default) for p in spec.parameters],
         lead=("y_true", "y_pred"),
     )
+    if takes_check:
+        last = inspect.Parameter("check", inspect.Parameter.KEYWORD_ONLY, default=False)
+        signature = signature.replace(parameters=[*signature.parameters.values(), last])
+    function.__signature__ = signature  # type: ignore[attr-defined]
     return function
 
 

@@ -1,8 +1,11 @@
 from collections.abc import Callable
 
+from typing_extensions import CapsuleType
+
 Description = tuple[int, str, tuple[int, ...], tuple[int, ...]]
 
 ARCHITECTURES: str
+XLA_HANDLER: CapsuleType
 
 def driver_version() -> int: ...
 def runtime_version() -> int: ...
@@ -27,3 +30,19 @@ class Plan:
         device: int,
         stream: int,
     ) -> None: ...
+
+def run_ctc(
+    y_true: Description,
+    label_length: Description | None,
+    y_pred: Description,
+    logit_length: Description | None,
+    blank: int,
+    reduction: int,
+    sample_weight: Description | None,
+    mask: Description | None,
+    upstream: float | Description,
+    grad: Description | None,
+    allocate: Callable[[tuple[int, ...], str], int],
+    device: int,
+    stream: int,
+) -> None: ...

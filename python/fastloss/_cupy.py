@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastloss._evaluate import REDUCTIONS, GridPlan, Plan, Wrt, is_on_gpu
+from fastloss import _core
+from fastloss._evaluate import REDUCTIONS, GridPlan, Plan, Wrt, integer_labels, is_on_gpu
+from fastloss._samples import BatchPlan, Host, Samples, ctc_label_length, ctc_logit_length
 from fastloss._sum import SumPlan
 
 if TYPE_CHECKING:
@@ -48,6 +50,19 @@ def _cupy() -> ModuleType:
     return module
 
 
+def _looked_at(x: Any, argument: str) -> Any:
+    """Another library's array as a CuPy array of the same memory."""
+    cp = _cupy()
+    try:
+        # Of the two protocols, DLPack orders the streams without waiting.
+        return cp.from_dlpack(x) if hasattr(x, "__dlpack__") else cp.asarray(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(
+            f"{argument}: expected an array that CuPy can share memory with, got "
+            f"{type(x).__name__}: {error}"
+        ) from error
+
+
 def _array(x: Any, argument: str, device: int | None = None) -> Any:
     """``x`` as a CuPy array, without a copy, on the device that y_pred is on."""
     cp = _cupy()
@@ -56,7 +71,7 @@ def _array(x: Any, argument: str, device: int | None = None) -> Any:
             f"{argument}: expected a GPU array, as y_pred is one, got {type(x).__name__}; "
             f"cupy.asarray copies it to the GPU"
         )
-    a = x if isinstance(x, cp.ndarray) else cp.asarray(x)
+    a = x if isinstance(x, cp.ndarray) else _looked_at(x, argument)
     if device is not None and a.device.id != device:
         raise ValueError(
             f"{argument}: expected an array on device {device}, where y_pred is, got one on "
@@ -65,15 +80,15 @@ def _array(x: Any, argument: str, device: int | None = None) -> Any:
     return a
 
 
-def predictions(x: Any) -> Any:
+def predictions(x: Any, argument: str = "y_pred", device: int | None = None) -> Any:
     """An array of a dtype that the kernels compute in or store."""
-    a = _array(x, "y_pred")
+    a = _array(x, argument, device)
     if a.dtype.name in FLOATS:
         return a
     if a.dtype.kind in "biu":
         return a.astype(np.float64)
     raise TypeError(
-        "y_pred: expected float16, bfloat16, float32 or float64 (integers become float64), "
+        f"{argument}: expected float16, bfloat16, float32 or float64 (integers become float64), "
         f"got {a.dtype}"
     )
 
@@ -85,15 +100,17 @@ def _real_numbers(x: Any, argument: str, device: int) -> Any:
     raise TypeError(f"{argument}: expected real numbers, got dtype {a.dtype}")
 
 
-def _factor(x: Any, argument: str, device: int) -> Any:
-    """A weight or a mask; a number is spread by the GPU itself."""
-    if isinstance(x, (numbers.Real, np.generic)):
-        return _cupy().full((), x)
-    return _real_numbers(x, argument, device)
+def _number_on_gpu(x: Any) -> Any:
+    """A weight or a mask that is a number, as an array, which the GPU itself spreads."""
+    return _cupy().full((), x) if isinstance(x, (numbers.Real, np.generic)) else x
 
 
 def _described(a: Any) -> tuple[int, str, tuple[int, ...], tuple[int, ...]]:
     return a.data.ptr, a.dtype.name, a.shape, a.strides
+
+
+def _described_or_none(a: Any) -> Any:
+    return None if a is None else _described(a)
 
 
 def _extent(a: Any) -> tuple[int, int]:
@@ -120,7 +137,7 @@ def _may_fill(out: Any, a: Any) -> bool:
 def _check_out(out: Any, y_pred: Any) -> None:
     cp = _cupy()
     if not isinstance(out, cp.ndarray):
-        raise TypeError(f"out: expected a CuPy array, as y_pred is one, got {type(out).__name__}")
+        raise TypeError(f"out: expected a CuPy array, got {type(out).__name__}")
     if out.shape != y_pred.shape:
         raise ValueError(f"out: expected the shape of y_pred, {y_pred.shape}, got {out.shape}")
     if out.dtype != y_pred.dtype:
@@ -129,6 +146,111 @@ def _check_out(out: Any, y_pred: Any) -> None:
         raise ValueError(
             f"out: expected an array on device {y_pred.device.id}, where y_pred is, got one on "
             f"device {out.device.id}"
+        )
+
+
+class _Results:
+    """What a call allocates on a device, and where it is enqueued."""
+
+    def __init__(self, device: int) -> None:
+        self.device = device
+        self.stream = _cupy().cuda.get_current_stream()
+        self.made: list[Any] = []  # the value and the workspace
+
+    def allocate(self, shape: tuple[int, ...], dtype: str) -> int:
+        """The address of a new array."""
+        self.made.append(_cupy().empty(shape, dtype))
+        address: int = self.made[-1].data.ptr
+        return address
+
+    def value(self) -> Any:
+        """The value of the call that has been enqueued."""
+        if self.stream.is_capturing():
+            _captured.append(self.made[1])
+        return self.made[0]
+
+
+class _Gpu(Host):
+    """The arrays of one device. With ``checks``, labels are looked at, which waits for them."""
+
+    def __init__(self, device: int, checks: bool) -> None:
+        self.xp = _cupy()
+        self.device, self.checks = device, checks
+
+    def predictions(self, x: Any, argument: str = "y_pred") -> Any:
+        return predictions(x, argument, self.device)
+
+    def real_numbers(self, x: Any, argument: str) -> Any:
+        return _real_numbers(x, argument, self.device)
+
+    def integers(self, x: Any, argument: str) -> Any:
+        a = self.real_numbers(x, argument)
+        if self.checks:
+            integer_labels(self.xp.asnumpy(a), argument)
+        return a
+
+    def broken(self, labels: Any) -> Any:
+        if labels.dtype.kind in "iub":
+            return None
+        a = labels.astype(np.float64)
+        return self.xp.logical_not((self.xp.abs(a) < 9e15) & (a == self.xp.floor(a)))
+
+    def number_or_array(self, x: Any, argument: str) -> Any:
+        if isinstance(x, (numbers.Real, np.generic)):
+            return float(x)
+        return self.real_numbers(x, argument)
+
+    def check_out(self, out: Any, y_pred: Any) -> None:
+        _check_out(out, y_pred)
+
+    def may_fill(self, out: Any, a: Any) -> bool:
+        return _may_fill(out, a)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self.xp.empty(shape, dtype)
+
+    def run_ctc(
+        self, labels: Any, logits: Any, label_length: Any, logit_length: Any, blank: int,
+        samples: Samples, grad: Any,
+    ) -> Any:  # fmt: skip
+        if self.checks:
+            self._check_ctc(labels, logits, label_length, logit_length, blank, samples)
+        upstream = samples.upstream
+        if not isinstance(upstream, float):
+            upstream = _described(self.xp.broadcast_to(upstream, (samples.n,)))
+        results = _Results(self.device)
+        kernels().run_ctc(
+            _described(labels),
+            _described_or_none(label_length),
+            _described(logits),
+            _described_or_none(logit_length),
+            blank,
+            samples.reduction,
+            _described_or_none(samples.weight),
+            _described_or_none(samples.mask),
+            upstream,
+            _described_or_none(grad),
+            results.allocate,
+            self.device,
+            results.stream.ptr,
+        )
+        return results.value()
+
+    def _check_ctc(
+        self, labels: Any, logits: Any, label_length: Any, logit_length: Any, blank: int,
+        samples: Samples,
+    ) -> None:  # fmt: skip
+        copy = self.xp.asnumpy
+        labels, weight = copy(labels), copy(samples.coefficients())
+        label_length, logit_length = (
+            None if a is None else copy(a) for a in (label_length, logit_length)
+        )
+        _core.check_ctc(
+            labels.astype(np.int64, copy=False),
+            ctc_label_length(labels, label_length, blank),
+            ctc_logit_length(logits.shape, logit_length),
+            weight,
+            *logits.shape[1:],
         )
 
 
@@ -173,6 +295,7 @@ def evaluate(
     upstream: Any = 1.0,
     wrt: Wrt | None = None,
     out: Any = None,
+    check: bool = False,
     weight: Any = None,
     **arrays: Any,
 ) -> tuple[Any, Any, Any]:
@@ -180,31 +303,43 @@ def evaluate(
 
     The reduced value is an array without dimensions, so that nothing waits for it.
     """
-    if isinstance(plan, SumPlan):  # the kernels of GPUs do one loss at a time
-        y_pred = predictions(y_pred)
-        if out is not None:
-            _check_out(out, y_pred)
-        return plan.by_terms(y_true, y_pred, sample_weight, mask, upstream, wrt, out, arrays)
-    if not isinstance(plan, GridPlan):
-        raise TypeError(f"y_pred: {plan.name} does not take GPU arrays, only NumPy's")
-    compiled = _device_plan(plan)
+    kernels()
     cp = _cupy()
     y_pred = predictions(y_pred)
     device = y_pred.device.id
+    if isinstance(plan, SumPlan):  # the kernels of GPUs do one loss at a time
+        if out is not None:
+            _check_out(out, y_pred)
+        with cp.cuda.Device(device):
+            return plan.by_terms(
+                y_true, y_pred, sample_weight, mask, upstream, wrt, out, check, arrays
+            )
+    if isinstance(plan, BatchPlan):
+        if weight is not None:
+            arrays["weight"] = _number_on_gpu(weight)
+        with cp.cuda.Device(device):
+            place = _Gpu(device, check)
+            factors = (_number_on_gpu(sample_weight), _number_on_gpu(mask))
+            return plan.compute(
+                place, y_true, y_pred, reduction, *factors, upstream, wrt, out, **arrays
+            )
+    if not isinstance(plan, GridPlan):
+        raise TypeError(f"y_pred: {plan.name} does not take GPU arrays, only NumPy's")
+    compiled = _device_plan(plan)
     with cp.cuda.Device(device):
         y_true = y_pred if plan.ignores(y_true) else _real_numbers(y_true, "y_true", device)
         if sample_weight is not None:
-            sample_weight = _factor(sample_weight, "sample_weight", device)
+            sample_weight = _real_numbers(_number_on_gpu(sample_weight), "sample_weight", device)
         if weight is not None:
-            weight = _factor(weight, "weight", device)
+            weight = _real_numbers(_number_on_gpu(weight), "weight", device)
             if sample_weight is not None and sample_weight.ndim not in (0, weight.ndim):
                 raise ValueError(
-                    f"sample_weight: expected the shape of the loss's own weight on a GPU, "
-                    f"{weight.shape}, got {sample_weight.shape}"
+                    "sample_weight: expected as many dimensions as the loss's own weight has on a "
+                    f"GPU, {weight.ndim}, got {sample_weight.ndim}"
                 )
             sample_weight = weight if sample_weight is None else weight * sample_weight
         if mask is not None:
-            mask = _factor(mask, "mask", device)
+            mask = _real_numbers(_number_on_gpu(mask), "mask", device)
             mask = mask if mask.dtype.kind == "b" else mask != 0
         if is_on_gpu(upstream):
             upstream = _real_numbers(upstream, "upstream", device)
@@ -222,34 +357,25 @@ def evaluate(
             grad_pred = out if fills_out else cp.empty(y_pred.shape, y_pred.dtype)
         if wrt in ("y_true", "both"):
             grad_true = cp.empty(y_true.shape, y_pred.dtype)
-        stream = cp.cuda.get_current_stream()
-        made: list[Any] = []  # the value and the workspace
-
-        def allocate(shape: tuple[int, ...], dtype: str) -> int:
-            made.append(cp.empty(shape, dtype))
-            address: int = made[-1].data.ptr
-            return address
-
-        def described(a: Any) -> Any:
-            return None if a is None else _described(a)
-
+        if check and plan.spec.labels == "integer":
+            on_host = (None if a is None else cp.asnumpy(a) for a in (sample_weight, mask))
+            plan.compiled.check_labels(cp.asnumpy(y_true), y_pred.shape, *on_host)
+        results = _Results(device)
         compiled.compiled.run(
             _described(y_true),
             _described(y_pred),
             REDUCTIONS[reduction],
-            described(sample_weight),
-            described(mask),
+            _described_or_none(sample_weight),
+            _described_or_none(mask),
             upstream if isinstance(upstream, float) else _described(upstream),
-            described(grad_pred),
-            described(grad_true),
+            _described_or_none(grad_pred),
+            _described_or_none(grad_true),
             compiled.class_weight_on(device),
-            allocate,
+            results.allocate,
             device,
-            stream.ptr,
+            results.stream.ptr,
         )
-        if stream.is_capturing():
-            _captured.append(made[1])
         if grad_pred is not None and out is not None and grad_pred is not out:
             out[...] = grad_pred
             grad_pred = out
-        return made[0], grad_pred, grad_true
+        return results.value(), grad_pred, grad_true

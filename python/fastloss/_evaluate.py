@@ -27,6 +27,9 @@ REDUCTIONS: dict[str | None, int] = {
     "mean_with_sample_weight": 3,
 }
 
+# DLPack's numbers for the memory of a CUDA device, and for memory that it shares with the host.
+_CUDA_MEMORY = (2, 13)
+
 _KERNELS = {name: (i, params) for i, (name, *_, params) in enumerate(_core.losses())}
 
 
@@ -51,6 +54,8 @@ def set_num_threads(n: int) -> None:
     ------
     ValueError
         If ``n`` is below 1.
+    TypeError
+        If it is no integer.
 
     Notes
     -----
@@ -62,9 +67,13 @@ def set_num_threads(n: int) -> None:
     >>> import fastloss
     >>> fastloss.set_num_threads(2)
     """
-    if n < 1:
+    try:
+        number = operator.index(n)
+    except TypeError:
+        raise TypeError(f"n: expected an integer, got {n!r}") from None
+    if number < 1:
         raise ValueError(f"n: expected at least 1, got {n}")
-    _core.set_num_threads(operator.index(n))
+    _core.set_num_threads(number)
 
 
 def check_reduction(reduction: Any) -> None:
@@ -105,8 +114,8 @@ class Plan:
         """The reduced value (or the values), and the gradients asked for by ``wrt``.
 
         See ``Loss.value_and_grad`` for the arguments: ``reduction``, ``sample_weight``, ``mask``,
-        ``upstream``, ``wrt``, ``out``, and the arrays of the kind of loss. ``weight`` is the own
-        weight of the loss; of a sum in one pass, a tuple with one for each term.
+        ``upstream``, ``wrt``, ``out``, ``check``, and the arrays of the kind of loss. ``weight`` is
+        the own weight of the loss; of a sum in one pass, a tuple with one for each term.
         """
         raise NotImplementedError
 
@@ -126,6 +135,7 @@ class CompiledPlan(Plan):
         upstream: Any = 1.0,
         wrt: Wrt | None = None,
         out: Array | None = None,
+        check: bool = False,
         weight: Any = None,
     ) -> tuple[Any, Array | None, Array | None]:
         how, run = REDUCTIONS[reduction], self.compiled.run
@@ -134,7 +144,7 @@ class CompiledPlan(Plan):
         if result is None:
             if elsewhere := front_end(y_pred):
                 return elsewhere.evaluate(
-                    self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out,
+                    self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check,
                     **({} if weight is None else {"weight": weight}),
                 )  # fmt: skip
             y_pred = predictions(y_pred)
@@ -211,8 +221,15 @@ def front_end(y_pred: Any) -> FrontEnd | None:
 
 
 def is_on_gpu(x: Any) -> bool:
-    """Whether the elements of x are in the memory of a GPU."""
-    return type(x) is not np.ndarray and hasattr(x, "__cuda_array_interface__")
+    """Whether the elements of x are in the memory of a CUDA device."""
+    if type(x) is np.ndarray:
+        return False
+    if dlpack := getattr(x, "__dlpack_device__", None):
+        try:
+            return dlpack()[0] in _CUDA_MEMORY
+        except (BufferError, RuntimeError, TypeError, ValueError):
+            return False  # no single place, as of JAX's arrays on several devices
+    return hasattr(x, "__cuda_array_interface__")
 
 
 def _host_array(x: Any, argument: str) -> Array:
@@ -268,8 +285,8 @@ def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 
 def fit_weight(
-    w: Array, argument: str, rows: tuple[int, ...], grid: tuple[int, ...], kind: str
-) -> Array:
+    w: Any, argument: str, rows: tuple[int, ...], grid: tuple[int, ...], kind: str, xp: Any = np
+) -> Any:
     """``w`` broadcast to the loss values (``rows``) or, for map losses, to y_pred (``grid``).
 
     A weight whose shape begins the shape of the values weighs samples, whatever else would fit.
@@ -277,13 +294,13 @@ def fit_weight(
     if w.shape == rows:
         return w
     if w.ndim < len(rows) and w.shape == rows[: w.ndim]:
-        return np.broadcast_to(w.reshape(w.shape + (1,) * (len(rows) - w.ndim)), rows)
+        return xp.broadcast_to(w.reshape(w.shape + (1,) * (len(rows) - w.ndim)), rows)
     if w.ndim == len(rows) + 1 and w.shape[-1] == 1 and _broadcasts(w.shape[:-1], rows):
-        return np.broadcast_to(w[..., 0], rows)
+        return xp.broadcast_to(w[..., 0], rows)
     if _broadcasts(w.shape, rows):
-        return np.broadcast_to(w, rows)
+        return xp.broadcast_to(w, rows)
     if kind == "map" and _broadcasts(w.shape, grid):
-        return np.broadcast_to(w, grid)
+        return xp.broadcast_to(w, grid)
     also = f" or to y_pred, {grid}" if kind == "map" else ""
     raise ValueError(
         f"{argument}: expected a shape that broadcasts to the loss values, {rows}{also}, "
@@ -298,18 +315,3 @@ def check_wrt(wrt: Any, takes_labels: bool, out: Array | None = None) -> None:
         raise ValueError(f"wrt: integer labels have no gradient, expected 'y_pred', got {wrt!r}")
     if out is not None and wrt != "y_pred":
         raise ValueError(f"out: expected only with wrt='y_pred', got wrt={wrt!r}")
-
-
-def fit_upstream(upstream: Any, rows: tuple[int, ...], how: int) -> tuple[float, Array | None]:
-    if type(upstream) is float:
-        return upstream, None
-    a = real_numbers(upstream, "upstream")
-    if a.ndim == 0:
-        return float(a), None
-    if how != 0:
-        raise ValueError(
-            f"upstream: expected a number, or an array with reduction=None, got shape {a.shape}"
-        )
-    if a.shape != rows:
-        raise ValueError(f"upstream: expected the shape of the loss values, {rows}, got {a.shape}")
-    return 1.0, a

@@ -6,21 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fastloss import _core
-from fastloss._evaluate import (
-    Array,
-    GridPlan,
-    Plan,
-    Wrt,
-    front_end,
-    integer_labels,
-    predictions,
-)
+from fastloss._evaluate import GridPlan, Wrt
 from fastloss._registry import LossSpec
-from fastloss._samples import Samples, times
+from fastloss._samples import BatchPlan, Host, Samples, compute_type
 
 
-class PairwisePlan(Plan):
+class PairwisePlan(BatchPlan):
     """A loss of embeddings: a row loss, ``rows``, of the matrix of their similarities.
 
     The kernels see that matrix; it comes from a matrix product, and its gradient returns to the
@@ -36,85 +27,91 @@ class PairwisePlan(Plan):
             raise ValueError(f"y_pred: expected shape (samples, features), got {ndim} dimensions")
         return [1]
 
-    def evaluate(
+    def compute(
         self,
+        place: Host,
         y_true: Any,
         y_pred: Any,
         reduction: str | None,
-        sample_weight: Any = None,
-        mask: Any = None,
-        upstream: Any = 1.0,
-        wrt: Wrt | None = None,
-        out: Array | None = None,
+        sample_weight: Any,
+        mask: Any,
+        upstream: Any,
+        wrt: Wrt | None,
+        out: Any,
         ref_labels: Any = None,
         ref_embeddings: Any = None,
         weight: Any = None,
-    ) -> tuple[Any, Array | None, Array | None]:
-        if elsewhere := front_end(y_pred):
-            return elsewhere.evaluate(
-                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out,
-                ref_labels=ref_labels, ref_embeddings=ref_embeddings, weight=weight,
-            )  # fmt: skip
-        given = predictions(y_pred)
+    ) -> tuple[Any, Any, Any]:
+        xp = place.xp
+        given = place.predictions(y_pred)
         self.axes(given.ndim)
         if out is not None:
-            _core.check_out(out, given)
-        samples = Samples(len(given), reduction, sample_weight, mask, upstream, weight)
-        compute = np.float64 if given.dtype == np.float64 else np.float32
-        embeddings = given.astype(compute, copy=False)
-        reference = self._reference(ref_embeddings, embeddings)
-        labels = _labels(y_true, "y_true", len(embeddings))
-        others = labels if ref_labels is None else _labels(ref_labels, "ref_labels", len(reference))
-        if len(others) != len(reference):
+            place.check_out(out, given)
+        n = given.shape[0]
+        samples = Samples(place, n, reduction, sample_weight, mask, upstream, weight)
+        embeddings = given.astype(compute_type(given), copy=False)
+        reference = _reference(place, ref_embeddings, embeddings)
+        labels = _labels(place, y_true, "y_true", n)
+        others = labels
+        if ref_labels is not None:
+            others = _labels(place, ref_labels, "ref_labels", reference.shape[0])
+        if others.shape != reference.shape[:1]:
             raise ValueError(
-                f"ref_labels: expected one label per reference embedding, {len(reference)}, got "
-                f"{len(others)}"
+                "ref_labels: expected one label per reference embedding, "
+                f"{reference.shape[0]}, got {others.shape[0]}"
             )
-        if not len(embeddings):
-            return np.empty(0, compute), None if wrt is None else given.copy(), None
+        if not n:
+            return xp.empty(0, embeddings.dtype), None if wrt is None else given.copy(), None
 
         similarity = embeddings @ reference.T
         losses, pull, _ = self.rows.evaluate(
-            membership(labels, others, self.parameters["remove_diagonal"]), similarity,
+            membership(xp, labels, others, self.parameters["remove_diagonal"]), similarity,
             reduction=None, wrt=wrt, out=None if wrt is None else similarity,
         )  # fmt: skip
+        broken = place.broken(labels)
+        if broken is not None:
+            losses = xp.where(broken, np.nan, losses).astype(losses.dtype, copy=False)
         # As in Keras, the mean is over the samples with a loss; a NaN is one.
         coefficients = samples.coefficients(losses != 0)
-        value = samples.reduce(times(coefficients, losses))
+        value = samples.reduce(samples.times(coefficients, losses))
         if pull is None:
             return value, None, None
-        pull = times(coefficients * samples.upstream, pull)
+        slopes = coefficients * samples.upstream
+        if broken is not None:
+            slopes = xp.where(broken, 0.0, slopes)
+        pull = samples.times(slopes, pull)
         # The embeddings take part on both sides, unless they are compared with others.
         grad = (pull + pull.T) @ embeddings if ref_embeddings is None else pull @ reference
         if out is None:
-            out = _core.empty(given.shape, given.dtype)
+            out = place.empty(given.shape, given.dtype)
         out[...] = grad
         return value, out, None
 
-    @staticmethod
-    def _reference(given: Any, embeddings: Array) -> Array:
-        if given is None:
-            return embeddings
-        reference = predictions(given, "ref_embeddings")
-        if reference.ndim != 2 or reference.shape[1] != embeddings.shape[1] or not len(reference):
-            raise ValueError(
-                f"ref_embeddings: expected shape (references, {embeddings.shape[1]}), got "
-                f"{reference.shape}"
-            )
-        return reference.astype(embeddings.dtype, copy=False)
+
+def _reference(place: Host, given: Any, embeddings: Any) -> Any:
+    if given is None:
+        return embeddings
+    reference = place.predictions(given, "ref_embeddings")
+    if reference.ndim != 2 or reference.shape[1] != embeddings.shape[1] or not reference.shape[0]:
+        raise ValueError(
+            f"ref_embeddings: expected shape (references, {embeddings.shape[1]}), got "
+            f"{reference.shape}"
+        )
+    return reference.astype(embeddings.dtype, copy=False)
 
 
-def _labels(given: Any, argument: str, n: int) -> Array:
-    labels = integer_labels(given, argument)
+def _labels(place: Host, given: Any, argument: str, n: int) -> Any:
+    labels = place.integers(given, argument)
     if labels.shape not in ((n,), (n, 1)):
         raise ValueError(f"{argument}: expected one label per embedding, {n}, got {labels.shape}")
     return labels.reshape(n)
 
 
-def membership(labels: Array, others: Array, remove_diagonal: bool) -> Array:
+def membership(xp: Any, labels: Any, others: Any, remove_diagonal: bool) -> Any:
     """1 for a pair with equal labels, 0 for another, 2 for a sample paired with itself."""
-    pairs: Array = np.equal(labels[:, None], others).astype(np.uint8)
+    pairs = xp.equal(labels[:, None], others).astype(np.uint8)
     if remove_diagonal:
-        i = np.arange(min(pairs.shape))
-        pairs[i, i] *= 2
+        n, m = pairs.shape
+        diagonal = pairs.reshape(-1)[: min(n, m) * (m + 1) : m + 1]
+        diagonal *= 2
     return pairs

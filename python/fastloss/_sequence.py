@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from fastloss import _core
-from fastloss._evaluate import Array, Plan, Wrt, front_end, integer_labels, predictions
-from fastloss._samples import Samples
+from fastloss._evaluate import Wrt
+from fastloss._samples import BatchPlan, Host, Samples
 
 
-class SequencePlan(Plan):
+class SequencePlan(BatchPlan):
     """CTC: a label sequence of any length against the frames of a sample."""
 
     def axes(self, ndim: int) -> list[int]:
@@ -21,66 +18,50 @@ class SequencePlan(Plan):
             )
         return [1, 2]
 
-    def evaluate(
+    def compute(
         self,
+        place: Host,
         y_true: Any,
         y_pred: Any,
         reduction: str | None,
-        sample_weight: Any = None,
-        mask: Any = None,
-        upstream: Any = 1.0,
-        wrt: Wrt | None = None,
-        out: Array | None = None,
+        sample_weight: Any,
+        mask: Any,
+        upstream: Any,
+        wrt: Wrt | None,
+        out: Any,
         label_length: Any = None,
         logit_length: Any = None,
         weight: Any = None,
-    ) -> tuple[Any, Array | None, Array | None]:
-        if elsewhere := front_end(y_pred):
-            return elsewhere.evaluate(
-                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out,
-                label_length=label_length, logit_length=logit_length, weight=weight,
-            )  # fmt: skip
-        logits = predictions(y_pred)
+    ) -> tuple[Any, Any, Any]:
+        logits = place.predictions(y_pred)
         self.axes(logits.ndim)
-        batch, frames, classes = logits.shape
-        labels = integer_labels(y_true, "y_true")
-        if labels.ndim != 2 or len(labels) != batch:
+        batch, _, classes = logits.shape
+        labels = place.integers(y_true, "y_true")
+        if labels.ndim != 2 or labels.shape[0] != batch:
             raise ValueError(
                 f"y_true: expected shape ({batch}, labels) for y_pred of shape {logits.shape}, got "
                 f"{labels.shape}"
             )
         if out is not None:
-            _core.check_out(out, logits)
+            place.check_out(out, logits)
         blank = self._blank(classes)
-        if label_length is None:
-            label_length = np.count_nonzero(labels != blank, axis=1)
-        if logit_length is None:
-            logit_length = np.full(batch, frames)
-        samples = Samples(batch, reduction, sample_weight, mask, upstream, weight)
-        weight = samples.coefficients()
+        label_length = _length(place, label_length, "label_length", batch)
+        logit_length = _length(place, logit_length, "logit_length", batch)
+        samples = Samples(place, batch, reduction, sample_weight, mask, upstream, weight)
 
-        compute = np.dtype(np.float64 if logits.dtype == np.float64 else np.float32)
-        losses = _core.empty((batch,), compute)
         grad = None
         if wrt is not None:
             # The kernel reads a frame before it writes its gradient, so the logits will do.
-            in_place = out is not None and _core.may_fill(out, logits)
-            grad = out if in_place else _core.empty(logits.shape, logits.dtype)
-        _core.run_ctc(
-            labels.astype(np.int64, copy=False),
-            _length(label_length, "label_length", batch),
-            logits,
-            _length(logit_length, "logit_length", batch),
-            blank,
-            weight,
-            weight * samples.upstream,
-            losses,
-            grad,
-        )
+            read = (logits, labels, label_length, logit_length, samples.weight)
+            in_place = out is not None and all(
+                place.may_fill(out, a) for a in read if a is not None
+            )
+            grad = out if in_place else place.empty(logits.shape, logits.dtype)
+        value = place.run_ctc(labels, logits, label_length, logit_length, blank, samples, grad)
         if out is not None and grad is not None and grad is not out:
             out[...] = grad
             grad = out
-        return samples.reduce(losses), grad, None
+        return value, grad, None
 
     def _blank(self, classes: int) -> int:
         blank: int = self.parameters["blank"]
@@ -89,8 +70,10 @@ class SequencePlan(Plan):
         return blank % classes
 
 
-def _length(given: Any, argument: str, batch: int) -> Array:
-    length = integer_labels(given, argument)
+def _length(place: Host, given: Any, argument: str, batch: int) -> Any:
+    if given is None:
+        return None
+    length = place.integers(given, argument)
     if length.shape != (batch,):
         raise ValueError(f"{argument}: expected one length per sample, {batch}, got {length.shape}")
-    return length.astype(np.int64, copy=False)
+    return length

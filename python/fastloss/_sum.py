@@ -111,6 +111,7 @@ class SumPlan(Plan):
         upstream: Any,
         wrt: Wrt | None,
         out: Any,
+        check: bool,
         arrays: dict[str, Any],
     ) -> tuple[Any, Any, Any]:
         """One term after the other; the gradient of each is added to that of those before."""
@@ -132,7 +133,7 @@ class SumPlan(Plan):
                 asked = "y_pred" if wrt in ("y_pred", "both") else None
             v, *found = plan.evaluate(
                 y_true, y_pred, loss.reduction, sample_weight, mask, coefficient * upstream, asked,
-                None, **own,
+                None, check, **own,
             )  # fmt: skip
             value = add_values(value, coefficient, v)
             for name, gradient in zip(("y_pred", "y_true"), found, strict=True):
@@ -180,16 +181,18 @@ class TermByTerm(SumPlan):
         upstream: Any = 1.0,
         wrt: Wrt | None = None,
         out: Any = None,
+        check: bool = False,
         **arrays: Any,
     ) -> tuple[Any, Any, Any]:
         if (elsewhere := front_end(y_pred)) is not None:
             return elsewhere.evaluate(
-                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, **arrays
-            )
+                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check,
+                **arrays,
+            )  # fmt: skip
         y_pred = predictions(y_pred)
         if out is not None:
             _core.check_out(out, y_pred)
-        return self.by_terms(y_true, y_pred, sample_weight, mask, upstream, wrt, out, arrays)
+        return self.by_terms(y_true, y_pred, sample_weight, mask, upstream, wrt, out, check, arrays)
 
 
 def make_sum(terms: Terms) -> SumPlan:

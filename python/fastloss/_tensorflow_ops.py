@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -33,8 +34,29 @@ def _register(register: Any, library: str) -> str:
     return ""
 
 
+def _register_xla(platform: str, handler: Any) -> str:
+    def register(path: str) -> None:
+        _core.register_xla_handler(path, _core.XLA_TARGET, platform, handler)
+
+    return _register(register, "libtensorflow_cc")
+
+
 _NO_OPS = _register(_core.register_tensorflow_ops, "libtensorflow_framework")
-_NO_XLA = _register(_core.register_xla_handler, "libtensorflow_cc")
+_NO_XLA = _register_xla("Host", _core.XLA_HANDLER)
+
+
+@functools.cache
+def _no_cuda() -> str:
+    """Why tensors on a GPU cannot take the compiled losses; empty if they can.
+
+    Asked when the first of them is seen, because it loads the CUDA kernels.
+    """
+    try:
+        from fastloss import _cuda
+    except ImportError:
+        return "y_pred is on a GPU, and fastloss was built without CUDA kernels"
+    return _NO_XLA or _register_xla("CUDA", _cuda.XLA_HANDLER)
+
 
 # What portable artifacts are written for; every supported TensorFlow reads it.
 _STABLEHLO = "1.3.0"
@@ -51,11 +73,14 @@ def backend() -> str:
 
     Notes
     -----
-    Tensors on a GPU take Keras's own functions, whatever this says.
+    Where TensorFlow has a GPU, it also says whether tensors there take Keras's own functions.
     """
     if _NO_OPS:
         return f"Keras: {_NO_OPS}"
-    return f"fastloss, and Keras under XLA: {_NO_XLA}" if _NO_XLA else "fastloss"
+    text = f"fastloss, and Keras under XLA: {_NO_XLA}" if _NO_XLA else "fastloss"
+    if _has_gpu() and _no_cuda():
+        text += f"; on a GPU Keras: {_no_cuda()}"
+    return text
 
 
 def in_xla() -> bool:
@@ -67,16 +92,27 @@ def in_xla() -> bool:
 
 def obstacle(y_pred: Any) -> str:
     """Why the compiled losses cannot be used here; empty if they can."""
-    problem = _NO_XLA if in_xla() else _NO_OPS
-    return problem or ("y_pred is on a GPU" if _is_on_gpu(y_pred) else "")
+    if may_be_on_gpu(y_pred):
+        return _no_cuda()
+    return _NO_XLA if in_xla() else _NO_OPS
 
 
-def _is_on_gpu(x: Any) -> bool:
-    device = getattr(x, "device", "")
-    if device:
-        return "GPU" in device
-    # A trace does not say where its tensors will be.
+def _has_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
+
+
+def placed_with(x: Any) -> AbstractContextManager[Any]:
+    """Where eager operations stay on the GPU of a tensor, rather than go to the first."""
+    if tf.executing_eagerly() and may_be_on_gpu(x):
+        device: AbstractContextManager[Any] = tf.device(x.device)
+        return device
+    return nullcontext()
+
+
+def may_be_on_gpu(x: Any) -> bool:
+    """Whether the tensor is on a GPU, or its trace, which does not say where, may run on one."""
+    device = getattr(x, "device", "")
+    return "GPU" in device if device else _has_gpu()
 
 
 class Output(NamedTuple):
@@ -96,6 +132,7 @@ class Operation:
         self._plan = _plan_text(plan)
         self._reduction = _REDUCTION[reduction]
         self._inputs = inputs
+        self._on_gpu = may_be_on_gpu(inputs["y_pred"])
         self._check_static_shapes()
 
     def __call__(self, *outputs: Output, upstream: Any = None) -> list[Any]:
@@ -103,12 +140,14 @@ class Operation:
         inputs = self._inputs if upstream is None else {**self._inputs, "upstream": upstream}
         line = self._line(inputs, [o.name for o in outputs])
         tensors = list(inputs.values())
-        if tf.executing_eagerly():
+        if tf.executing_eagerly() and not self._on_gpu:
             return _run_now(line, tensors, outputs)
         # Whoever called has the derivatives: a forward accumulator is not to look for its own.
         with record.stop_recording():
-            add = _custom_call if in_xla() else _add
-            return add(line, tensors, outputs)
+            if not (self._on_gpu or in_xla()):
+                return _add(line, tensors, outputs)
+            # TensorFlow hands the stream of a GPU to nobody but XLA.
+            return _custom_call(line, tensors, outputs)
 
     def _line(self, inputs: Any, outputs: list[str]) -> str:
         return f"{self._reduction} {','.join(inputs)} {','.join(outputs)} {self._plan}"
@@ -116,7 +155,8 @@ class Operation:
     def _check_static_shapes(self) -> None:
         """Raises ValueError for what the kernel would refuse, as far as shapes are known."""
         inputs = self._inputs
-        if not tf.executing_eagerly() and all(x.shape.is_fully_defined() for x in inputs.values()):
+        checks_itself = tf.executing_eagerly() and not self._on_gpu
+        if not checks_itself and all(x.shape.is_fully_defined() for x in inputs.values()):
             _check(
                 self._line(inputs, ["value"]),
                 tuple((x.dtype.name, tuple(x.shape)) for x in inputs.values()),
@@ -177,7 +217,7 @@ def scale_gradient(grad: Any, upstream: Any, axes: list[int], dtype: Any) -> Any
     """``grad * upstream`` as ``dtype``; ``upstream`` is a scalar or lacks the axes of ``grad``."""
     if upstream.shape.rank == 0 and grad.dtype == dtype and tf.get_static_value(upstream) == 1:
         return grad
-    if in_xla():  # it merges the multiplication with what else it finds
+    if in_xla() or may_be_on_gpu(grad):  # XLA merges it with what else it finds
         if upstream.shape.rank != 0:
             for axis in axes:
                 upstream = tf.expand_dims(upstream, axis)
@@ -211,7 +251,8 @@ def _mlir_type(dtype: Any, shape: Any) -> str:
 def _custom_call(line: str, inputs: list[Any], outputs: tuple[Output, ...]) -> list[Any]:
     """The call in the graph that XLA will compile."""
     if any(x.shape.rank is None for x in inputs):
-        raise ValueError("fastloss: under XLA the rank of every tensor must be known")
+        where = "under XLA" if in_xla() else "on a GPU"
+        raise ValueError(f"fastloss: {where} the rank of every tensor must be known")
     module = _module(
         line,
         tuple((x.dtype, tuple(x.shape)) for x in inputs),
@@ -223,7 +264,9 @@ def _custom_call(line: str, inputs: list[Any], outputs: tuple[Output, ...]) -> l
         module=module,
         Sout=[o.shape for o in outputs],
         Tout=[o.dtype for o in outputs],
+        # The name stands for any: XLA takes the handler of the device that it compiles for.
         platforms=["CPU"],
+        disabled_checks=["platform"],
     )
     return list(results)
 

@@ -22,6 +22,7 @@ from fastloss._algebra import check_same, flattened, formula, number
 from fastloss._build import ConstructorSignature, assign_arguments, class_members, make_function
 from fastloss._evaluate import REDUCTIONS, Wrt, check_wrt
 from fastloss._keras_call import call_loss, call_sum, loss_values
+from fastloss._keras_monitor import LossMonitor
 from fastloss._keras_patch import patch, unpatch
 from fastloss._registry import ALIASES, REGISTRY, LossSpec
 from fastloss._sum import Summable
@@ -32,7 +33,7 @@ if keras.backend.backend() != "tensorflow":
         f"{keras.backend.backend()!r}; set KERAS_BACKEND=tensorflow before Keras is imported"
     )
 
-__all__ = ["Combination", "FusedLoss", "get", "patch", "unpatch"]
+__all__ = ["Combination", "FusedLoss", "LossMonitor", "get", "patch", "unpatch"]
 
 
 def _options(spec: LossSpec) -> dict[str, Any]:

@@ -22,7 +22,11 @@ def _per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
 
 for _spec in REGISTRY:
     globals()[_spec.name] = make_function(
-        _spec, __name__, _per_sample, example=f"fastloss.{_spec.name}"
+        _spec,
+        __name__,
+        _per_sample,
+        example=f"fastloss.{_spec.name}",
+        takes_check=_spec.labels == "integer",
     )
     globals()[_spec.class_name] = type(
         _spec.class_name,

@@ -384,6 +384,8 @@ def sparse_categorical_crossentropy(
     ignore_class: int | None = None,
     axis: int = -1,
     class_weight: Sequence[float] | None = None,
+    *,
+    check: bool = False,
 ) -> Any: ...
 
 class SparseCategoricalCrossentropy(Loss):
@@ -408,6 +410,8 @@ def categorical_generalized_cross_entropy(
     y_pred: ArrayLike,
     q: float = 0.5,
     class_weight: Sequence[float] | None = None,
+    *,
+    check: bool = False,
 ) -> Any: ...
 
 class CategoricalGeneralizedCrossEntropy(Loss):
@@ -559,6 +563,8 @@ def circle(
     remove_diagonal: bool = True,
     gamma: float = 80.0,
     margin: float = 0.4,
+    *,
+    check: bool = False,
 ) -> Any: ...
 
 class Circle(Loss):
@@ -582,6 +588,8 @@ def ctc(
     label_length: ArrayLike | None = None,
     logit_length: ArrayLike | None = None,
     blank: int = 0,
+    *,
+    check: bool = False,
 ) -> Any: ...
 
 class CTC(Loss):

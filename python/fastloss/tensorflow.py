@@ -3,7 +3,7 @@
 Every function of `fastloss` exists here under the same name, with the same options; tensors go in
 and one value per sample comes out, with gradients for y_pred and, where it is not integer, y_true.
 Second derivatives come from Keras's own functions. These also run where the compiled losses cannot:
-on a GPU, and with a TensorFlow that lacks what they need; see `backend`.
+on a GPU without CUDA kernels, and with a TensorFlow that lacks what they need; see `backend`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,16 @@ from fastloss._pairwise import PairwisePlan
 from fastloss._registry import REGISTRY
 from fastloss._sequence import SequencePlan
 from fastloss._sum import SumPlan
-from fastloss._tensorflow_ops import Operation, Output, backend, in_xla, obstacle, scale_gradient
+from fastloss._tensorflow_ops import (
+    Operation,
+    Output,
+    backend,
+    in_xla,
+    may_be_on_gpu,
+    obstacle,
+    placed_with,
+    scale_gradient,
+)
 
 __all__ = ["backend", *(spec.name for spec in REGISTRY)]
 
@@ -71,6 +80,13 @@ def fused_loss(
     if reason or _differentiated_forward_in_graph(given.values()):
         warn_of_fallback(reason)
         return keras_loss(plan, reduction, given)
+    if may_be_on_gpu(y_pred):  # whose kernels do one loss at a time, with one weight
+        if isinstance(plan, SumPlan):
+            return _sum_of_terms(
+                plan, given, lambda term, own: fused_loss(term, **own, reduction=reduction)
+            )
+        if (own := factors.pop("weight0", None)) is not None:
+            factors["sample_weight"] = _product(plan, y_pred, own, factors.get("sample_weight"))
     fused = _Fused(plan, reduction, list(factors))
     return tf.cast(fused.differentiable(y_true, y_pred, *factors.values()), y_pred.dtype)
 
@@ -85,7 +101,8 @@ class _Fused:
 
     def differentiable(self, *tensors: Any) -> Any:
         """The value, with the gradients that follow."""
-        return tf.custom_gradient(self._value)(*tensors)
+        with placed_with(tensors[1]):
+            return tf.custom_gradient(self._value)(*tensors)
 
     def _value(self, *tensors: Any) -> Any:
         y_true, y_pred = tensors[:2]
@@ -105,6 +122,10 @@ class _Fused:
         watched = [not tf.executing_eagerly() or _is_followed(x) for x in tensors]
 
         def backward(d_value: Any) -> list[Any]:
+            with placed_with(y_pred):
+                return gradients_of(d_value)
+
+        def gradients_of(d_value: Any) -> list[Any]:
             gradients: list[Any] = [None] * len(tensors)
             if watched[1] and grad is not None:
                 axes = [] if self.reduction else self.plan.axes(rank)
@@ -423,9 +444,10 @@ def evaluate(
     upstream: Any = 1.0,
     wrt: Wrt | None = None,
     out: None = None,
+    check: bool = False,
     **arrays: Any,
 ) -> tuple[Any, Any, Any]:
-    """For tensors what `Plan.evaluate` gives for arrays."""
+    """For tensors what `Plan.evaluate` gives for arrays; the kernels check labels in any case."""
     if out is not None:
         raise TypeError("out: tensors cannot be written to; expected None")
 

@@ -38,6 +38,8 @@ int main() {
       if (!wrong) wrong = fault(cut_rows(rows, cols), rows, cols);
       if (!wrong) wrong = fault(cut_parts_of_rows(rows, cols), rows, cols);
       if (!wrong) wrong = fault(cut_sum(rows * cols), 1, rows * cols);
+      if (!wrong) wrong = fault(cut_samples(rows), rows, 1);
+      if (!wrong && cut_samples(rows).threads <= 32) wrong = "one warp, which has no barrier";
       if (!wrong && cut_rows(rows, cols).blocks > 16384) wrong = "too many partial sums";
       if (!wrong) continue;
       std::printf("%lld x %lld: %s\n", (long long)rows, (long long)cols, wrong);

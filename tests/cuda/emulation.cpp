@@ -151,9 +151,16 @@ bool host_block::is_last(unsigned* counter) const {
   return all.last_;
 }
 
+}  // namespace
+
+stream_handle last_stream = nullptr;  // of a launch; for tests of who hands it over
+
+namespace {
+
 struct host_device {
   template <class Body>
-  static void launch(const Body& body, const geometry& g, stream_handle) {
+  static void launch(const Body& body, const geometry& g, stream_handle stream) {
+    last_stream = stream;
     static std::mt19937 order(1);
     std::vector<int64_t> indices(g.blocks);
     std::iota(indices.begin(), indices.end(), 0);
@@ -182,5 +189,8 @@ std::vector<device_info> devices() { return {{"emulated", 0, 0, 1, 0}, {"emulate
 int driver_version() { return 0; }
 int runtime_version() { return 0; }
 void use_device(int) {}
+void copy_to_device(void* to, const void* from, std::size_t bytes, void*) {
+  std::memcpy(to, from, bytes);
+}
 
 }  // namespace fastloss::cuda
