@@ -50,6 +50,7 @@ LINE = 64  # bytes of a cache line, which arrays are aligned to
 UNBOUNDED = {
     "mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "huber",
     "log_cosh", "hinge", "squared_hinge", "categorical_hinge", "cosine_similarity", "circle", "ctc",
+    "mean_square", "mean_absolute", "z_loss",
 }  # fmt: skip
 
 # What `--quick` measures of each kind.
@@ -110,13 +111,18 @@ class Case:
         """Whether y_true holds integers, whose bytes do not count."""
         return self.spec.labels == "integer"
 
+    @property
+    def reads_targets(self) -> bool:
+        """Whether y_true has as many bytes as y_pred, and is looked at."""
+        return self.spec.uses_target and not self.has_labels
+
     def reads_twice(self, gradient: bool) -> bool:
         """Whether a gradient needs sums over the whole arrays first."""
         return gradient and self.spec.kind == "region"
 
     def bytes(self, gradient: bool) -> int:
         """The fewest that can be moved: what is read of y_true and y_pred, the gradient written."""
-        reads = (1 if self.has_labels else 2) * (2 if self.reads_twice(gradient) else 1)
+        reads = (2 if self.reads_targets else 1) * (2 if self.reads_twice(gradient) else 1)
         item = 4 if self.dtype == "float32" else 2
         return item * self.elements * (reads + gradient)
 
