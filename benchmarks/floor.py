@@ -51,7 +51,7 @@ def make(case: Case, inputs: Inputs, gradient: bool, threads: int, streaming: bo
     arguments = []
     for (t, p), g in zip(inputs.numpy, inputs.gradients, strict=True):
         addresses = (
-            None if case.has_labels else t.ctypes.data,
+            t.ctypes.data if case.reads_targets else None,
             p.ctypes.data,
             g.ctypes.data if gradient else None,
         )

@@ -50,6 +50,7 @@ LINE = 64  # bytes of a cache line, which arrays are aligned to
 UNBOUNDED = {
     "mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "huber",
     "log_cosh", "hinge", "squared_hinge", "categorical_hinge", "cosine_similarity", "circle", "ctc",
+    "mean_square", "mean_absolute", "z_loss",
 }  # fmt: skip
 
 # What `--quick` measures of each kind.
@@ -76,6 +77,7 @@ class Case:
     shape: Shape
     from_logits: bool = False
     dtype: str = "float32"
+    labels: bool = False  # targets that are 0 or 1, where others of the loss lie between
 
     @property
     def spec(self) -> LossSpec:
@@ -95,7 +97,7 @@ class Case:
     @property
     def loss(self) -> str:
         """The name that tables show."""
-        modes = ["logits"] if self.from_logits else []
+        modes = ["logits"] * self.from_logits + ["labels"] * self.labels
         modes += [] if self.dtype == "float32" else [self.dtype]
         return f"{self.name} ({', '.join(modes)})" if modes else self.name
 
@@ -109,13 +111,18 @@ class Case:
         """Whether y_true holds integers, whose bytes do not count."""
         return self.spec.labels == "integer"
 
+    @property
+    def reads_targets(self) -> bool:
+        """Whether y_true has as many bytes as y_pred, and is looked at."""
+        return self.spec.uses_target and not self.has_labels
+
     def reads_twice(self, gradient: bool) -> bool:
         """Whether a gradient needs sums over the whole arrays first."""
         return gradient and self.spec.kind == "region"
 
     def bytes(self, gradient: bool) -> int:
         """The fewest that can be moved: what is read of y_true and y_pred, the gradient written."""
-        reads = (1 if self.has_labels else 2) * (2 if self.reads_twice(gradient) else 1)
+        reads = (2 if self.reads_targets else 1) * (2 if self.reads_twice(gradient) else 1)
         item = 4 if self.dtype == "float32" else 2
         return item * self.elements * (reads + gradient)
 
@@ -151,13 +158,17 @@ def cases(
     for spec in REGISTRY:
         if losses and not {spec.name, *spec.aliases} & set(losses):
             continue
-        modes = [False, True] if any(p.name == "from_logits" for p in spec.parameters) else [False]
+        modes: list[dict[str, bool]] = [{}]
+        if spec.name.startswith("binary"):
+            modes.append({"labels": True})
+        if any(p.name == "from_logits" for p in spec.parameters):
+            modes.append({"from_logits": True})
         ndim = len(LADDERS[spec.kind][0])
-        for from_logits, dtype in itertools.product(modes, dtypes):
+        for mode, dtype in itertools.product(modes, dtypes):
             for shape in sizes or ladders.get(spec.kind, LADDERS[spec.kind]):
                 too_many = spec.kind == "pairwise" and shape[0] > MOST_EMBEDDINGS
                 if len(shape) == ndim and not too_many:
-                    yield Case(spec.name, shape, from_logits, dtype)
+                    yield Case(spec.name, shape, dtype=dtype, **mode)
 
 
 def aligned(shape: Shape, dtype: Any = np.float32) -> Array:
@@ -193,7 +204,9 @@ def draw(case: Case, rng: np.random.Generator) -> tuple[Array, Array]:
         return rng.integers(0, case.shape[1], case.shape[0], np.int32), p
     t = aligned(case.shape)
     rng.random(out=t, dtype=np.float32)
-    if "hinge" in case.name and case.spec.kind == "map":
+    if case.labels:
+        np.copyto(t, t < 0.5)
+    elif "hinge" in case.name and case.spec.kind == "map":
         np.copyto(t, np.where(t < 0.5, np.float32(-1), np.float32(1)))
     elif case.spec.kind == "row":
         # TensorFlow takes it for granted that targets are distributions.

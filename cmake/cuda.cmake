@@ -72,7 +72,8 @@ endforeach()
 
 pybind11_add_module(_cuda MODULE
   csrc/bind/cuda.cpp csrc/bind/xla.cpp csrc/bind/xla_cuda.cpp csrc/cpu/view.cpp csrc/cuda/cuts.cpp
-  csrc/cuda/device.cpp csrc/cuda/driver.cpp csrc/losses.cpp csrc/operation.cpp csrc/plan.cpp ${objects})
+  csrc/cuda/device.cpp csrc/cuda/driver.cpp csrc/losses.cpp csrc/operation.cpp csrc/plan.cpp
+  csrc/plan_sum.cpp ${objects})
 set_source_files_properties(${objects} PROPERTIES EXTERNAL_OBJECT TRUE GENERATED TRUE)
 list(JOIN architectures " " described)
 target_compile_definitions(_cuda PRIVATE

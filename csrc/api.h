@@ -49,6 +49,7 @@ struct request {
   std::optional<std::int64_t> ignore_class;   // rows with this label do not count
 
   std::optional<factor> sample_weight, mask;
+  std::optional<factor> own_weight;  // the loss's own, beside that of the call
   reduction reduce = reduction::none;
   bool scalar_value = false;  // the loss has a single value, which every reduction leaves as it is
   double upstream = 1;        // multiplies the gradients
@@ -68,6 +69,7 @@ struct label_error : std::runtime_error {
 struct loss_info {
   std::string name, kind;
   bool sparse;
+  bool uses_target;  // otherwise y_true is that of y_pred: nothing of the given one is looked at
   std::vector<std::string> parameters;
 };
 
@@ -77,6 +79,14 @@ const std::vector<loss_info>& losses();
 // Computes the request and returns the reduced value (0 with reduction::none). The caller has
 // checked every shape; labels are checked here, before anything is written.
 double run(const request& r);
+
+// A sum of losses of the same y_pred, each times its coefficient: one value, one gradient, and what
+// the terms read and write passes through the cache once. The terms have the reduction, the factors
+// and the outputs in common; `upstream` multiplies the sum.
+double run_sum(const std::vector<request>& terms, const std::vector<double>& coefficients);
+
+// Whether the terms see the elements in the same order, without which run_sum cannot do them.
+bool runs_as_sum(const std::vector<request>& terms);
 
 // Throws label_error for the first row whose label is none, of a sparse loss. Rows that are ignored
 // or have no weight may hold any label. Looks at labels and factors alone.

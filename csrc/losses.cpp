@@ -14,7 +14,7 @@ template <template <class> class... Loss>
 std::vector<loss_info> describe(loss_list<Loss...>) {
   constexpr const char* kinds[] = {"map", "row", "region", "pairwise"};
   return {{Loss<float>::name, kinds[static_cast<int>(Loss<float>::loss_kind)], Loss<float>::sparse,
-           as_vector(Loss<float>::parameters)}...};
+           Loss<float>::uses_target, as_vector(Loss<float>::parameters)}...};
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ operation::operation(const std::string& line) {
   if (rest.compare(0, ctc.size(), ctc) == 0)
     blank_ = std::stoll(rest.substr(ctc.size()));
   else
-    plan_ = plan_from_text(rest);
+    sum_ = sum_from_text(rest);
   if (inputs_.size() < 2 || inputs_[0] != "y_true" || inputs_[1] != "y_pred")
     throw argument_error("an operation takes y_true and y_pred, got " + line);
 }
@@ -56,23 +56,47 @@ void operation::expect_count(const std::vector<array>& inputs) const {
                          std::to_string(inputs.size()));
 }
 
-void operation::check(const std::vector<array>& inputs) const {
-  expect_count(inputs);
-  if (plan_)
-    fit(inputs);
-  else
-    fit_ctc(inputs);
+const plan* operation::loss_plan() const {
+  if (sum_.empty()) return nullptr;
+  if (sum_.size() > 1 || sum_[0].coefficient != 1)
+    throw argument_error("expected a single loss: this device computes no sum in one pass");
+  return &sum_[0].loss;
 }
 
-fitted operation::fit(const std::vector<array>& inputs) const {
-  fitted call(*plan_, inputs[0], inputs[1]);
+template <class Call>
+void operation::fit_factors(Call& call, const std::vector<array>& inputs) const {
   call.reduce(reduce_);
   if (const array* w = find(inputs, "sample_weight")) call.sample_weight(*w);
   if (const array* m = find(inputs, "mask")) call.mask(*m);
+}
+
+fitted operation::fit(const std::vector<array>& inputs) const {
+  fitted call(*loss_plan(), inputs[0], inputs[1]);
+  if (find(inputs, "weight0")) throw argument_error("weight: expected it in sample_weight");
+  fit_factors(call, inputs);
   return call;
 }
 
-std::optional<array> operation::place_outputs(fitted& call, const std::vector<array>& inputs,
+fitted_sum operation::fit_sum(const std::vector<array>& inputs) const {
+  fitted_sum call(sum_, inputs[0], inputs[1]);
+  std::vector<std::optional<array>> own(sum_.size());
+  for (std::size_t k = 0; k < own.size(); ++k)
+    if (const array* w = find(inputs, ("weight" + std::to_string(k)).c_str())) own[k] = *w;
+  call.own_weights(own);
+  fit_factors(call, inputs);
+  return call;
+}
+
+void operation::check(const std::vector<array>& inputs) const {
+  expect_count(inputs);
+  if (sum_.empty())
+    fit_ctc(inputs);
+  else
+    fit_sum(inputs);
+}
+
+template <class Call>
+std::optional<array> operation::place_outputs(Call& call, const std::vector<array>& inputs,
                                               const get_output& output) const {
   std::optional<array> value;
   for (std::size_t i = 0; i < outputs_.size(); ++i) {
@@ -86,6 +110,11 @@ std::optional<array> operation::place_outputs(fitted& call, const std::vector<ar
   if (value && !reduces()) call.values(*value);
   return value;
 }
+
+template std::optional<array> operation::place_outputs(fitted&, const std::vector<array>&,
+                                                       const get_output&) const;
+template std::optional<array> operation::place_outputs(fitted_sum&, const std::vector<array>&,
+                                                       const get_output&) const;
 
 ctc_request operation::fit_ctc(const std::vector<array>& inputs) const {
   const array &labels = inputs[0], &logits = inputs[1];

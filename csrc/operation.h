@@ -11,11 +11,11 @@
 
 namespace fastloss {
 
-// The line is "<reduction> <inputs> <outputs> <plan>", for example
+// The line is "<reduction> <inputs> <outputs> <sum>", for example
 //   mean y_true,y_pred,sample_weight value,grad_pred huber parameters=0x1p+0 axes=-1
-// with a plan as `to_text` writes it, or "ctc blank=0". Inputs are y_true, y_pred, sample_weight,
-// mask and upstream, for CTC also label_length and logit_length; outputs are value, grad_pred,
-// grad_true.
+// with a sum of plans as `to_text` writes it, or "ctc blank=0". Inputs are y_true, y_pred,
+// sample_weight, mask and upstream, weight0, weight1 and so on for the own weights of the terms,
+// for CTC also label_length and logit_length; outputs are value, grad_pred, grad_true.
 class operation {
  public:
   explicit operation(const std::string& line);
@@ -30,16 +30,17 @@ class operation {
   std::size_t input_count() const { return inputs_.size(); }
   std::size_t output_count() const { return outputs_.size(); }
 
-  // For whoever runs the call on another device than the CPU. Nothing of an array is read. Without
-  // a plan it is CTC.
-  const plan* loss_plan() const { return plan_ ? &*plan_ : nullptr; }
+  // For whoever runs the call on another device than the CPU, where it may be a single loss without
+  // a weight of its own. Nothing of an array is read. Without a plan it is CTC.
+  const plan* loss_plan() const;
   bool reduces() const { return reduce_ != reduction::none; }
   const array* find(const std::vector<array>& inputs, const char* name) const;
   // The plan on these inputs, without `upstream`.
   fitted fit(const std::vector<array>& inputs) const;
-  // Gives the call its outputs, unreduced values included; returns where the value goes, if it is
-  // wanted.
-  std::optional<array> place_outputs(fitted& call, const std::vector<array>& inputs,
+  // Gives the call, fitted or fitted_sum, its outputs, unreduced values included; returns where the
+  // value goes, if it is wanted.
+  template <class Call>
+  std::optional<array> place_outputs(Call& call, const std::vector<array>& inputs,
                                      const get_output& output) const;
   // The same for CTC; `upstream` is nothing, or has a number per sample.
   ctc_request fit_ctc(const std::vector<array>& inputs) const;
@@ -49,12 +50,15 @@ class operation {
 
  private:
   void expect_count(const std::vector<array>& inputs) const;
+  template <class Call>
+  void fit_factors(Call& call, const std::vector<array>& inputs) const;
+  fitted_sum fit_sum(const std::vector<array>& inputs) const;
   void run_plan(const std::vector<array>& inputs, const get_output& output) const;
   void run_ctc(const std::vector<array>& inputs, const get_output& output) const;
 
   reduction reduce_ = reduction::none;
   std::vector<std::string> inputs_, outputs_;
-  std::optional<plan> plan_;  // without it, CTC
+  std::vector<weighted_plan> sum_;  // without a term, CTC
   std::int64_t blank_ = 0;
 };
 

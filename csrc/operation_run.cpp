@@ -11,11 +11,11 @@ using std::int64_t;
 
 void operation::run(const std::vector<array>& inputs, const get_output& output) const {
   expect_count(inputs);
-  plan_ ? run_plan(inputs, output) : run_ctc(inputs, output);
+  sum_.empty() ? run_ctc(inputs, output) : run_plan(inputs, output);
 }
 
 void operation::run_plan(const std::vector<array>& inputs, const get_output& output) const {
-  fitted call = fit(inputs);
+  fitted_sum call = fit_sum(inputs);
   if (const array* u = find(inputs, "upstream")) call.upstream(*u);
   const std::optional<array> value = place_outputs(call, inputs, output);
   std::vector<double> unwanted;

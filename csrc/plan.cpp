@@ -160,18 +160,45 @@ plan plan_from_text(const std::string& line) {
   return p;
 }
 
+std::string to_text(const std::vector<weighted_plan>& sum) {
+  if (sum.size() == 1 && sum[0].coefficient == 1) return to_text(sum[0].loss);
+  std::string out;
+  for (const weighted_plan& term : sum)
+    out += (out.empty() ? "" : " + ") + hexadecimal(term.coefficient) + " " + to_text(term.loss);
+  return out;
+}
+
+std::vector<weighted_plan> sum_from_text(const std::string& line) {
+  std::vector<weighted_plan> sum;
+  const std::string plus = " + ";
+  for (std::size_t begin = 0; begin <= line.size();) {
+    const std::size_t end = std::min(line.find(plus, begin), line.size());
+    const std::string term = line.substr(begin, end - begin);
+    const std::size_t space = term.find(' ');
+    char* rest = nullptr;
+    const double coefficient = std::strtod(term.c_str(), &rest);
+    const bool is_number = space != std::string::npos && rest == term.c_str() + space;
+    if (is_number)
+      sum.push_back({coefficient, plan_from_text(term.substr(space + 1))});
+    else
+      sum.push_back({1, plan_from_text(term)});
+    begin = end + plus.size();
+  }
+  return sum;
+}
+
 // ---- fitted ----
 
 fitted::fitted(const plan& p, const array& y_true, const array& y_pred)
     : plan_(p), y_true_(y_true) {
   array t = y_true, q = y_pred;
-  if (p.info().sparse) {
-    p.axes_of(static_cast<int>(q.sizes.size()));
+  p.axes_of(static_cast<int>(q.sizes.size()));
+  if (!p.info().uses_target)
+    t = q;
+  else if (p.info().sparse)
     fit_labels(t, q);
-  } else {
-    p.axes_of(static_cast<int>(q.sizes.size()));
+  else
     fit_target(t, q);
-  }
   grid_ = q.sizes;
   col_dims_ = p.axes_of(static_cast<int>(grid_.size()));
   for (int d = 0; d < static_cast<int>(grid_.size()); ++d)
@@ -302,6 +329,8 @@ void fitted::sample_weight(const array& w) {
   request_.sample_weight = fit_weight(w, "sample_weight");
 }
 
+void fitted::own_weight(const array& w) { request_.own_weight = fit_weight(w, "weight"); }
+
 void fitted::mask(const array& m) { request_.mask = fit_weight(m, "mask"); }
 
 void fitted::upstream(const array& u) {
@@ -328,6 +357,11 @@ void fitted::upstream_on_device(const array& u) {
 
 void fitted::values(const array& a) { request_.values = on_rows(a); }
 void fitted::grad_pred(const array& a) { request_.grad_pred = on_grid(adjusted(a, pred_rule_)); }
-void fitted::grad_true(const array& a) { request_.grad_true = on_grid(adjusted(a, true_rule_)); }
+void fitted::grad_true(const array& a) {
+  if (!plan_.info().uses_target && a.sizes != grid_)
+    throw argument_error("wrt: " + plan_.info().name +
+                         " does not depend on y_true, whose gradient is zero; expected 'y_pred'");
+  request_.grad_true = on_grid(adjusted(a, true_rule_));
+}
 
 }  // namespace fastloss

@@ -50,9 +50,18 @@ struct plan {
   std::vector<int> axes_of(int rank) const;
 };
 
+// A term of a sum of losses.
+struct weighted_plan {
+  double coefficient;
+  plan loss;
+};
+
 // The plan as one line, and back: what can be kept in a graph and sent to another process.
 std::string to_text(const plan& p);
 plan plan_from_text(const std::string& line);
+// A sum: "<coefficient> <plan> + <coefficient> <plan>"; without a coefficient a single plan.
+std::string to_text(const std::vector<weighted_plan>& sum);
+std::vector<weighted_plan> sum_from_text(const std::string& line);
 
 // A call of a plan, built up argument by argument; each is checked when it comes. Arrays must live
 // until `run` returns.
@@ -71,7 +80,8 @@ class fitted {
   dtype compute_type() const { return request_.compute; }  // of unreduced values
 
   void sample_weight(const array& w);
-  void mask(const array& m);  // of booleans
+  void own_weight(const array& w);  // of the loss itself
+  void mask(const array& m);        // of booleans
   void upstream(double u) { request_.upstream = u; }
   void upstream(const array& u);  // a scalar, or with reduction::none one per value
   void reduce(reduction how) { request_.reduce = how; }
@@ -106,12 +116,47 @@ class fitted {
   factor fit_weight(const array& w, const char* argument) const;
   [[noreturn]] void explain(const label_error& e) const;
 
+  friend class fitted_sum;
   const plan& plan_;
   array y_true_;  // as given, for messages
   std::vector<int> row_dims_, col_dims_;
   shape grid_, rows_;
   rank_rule true_rule_ = rank_rule::as_is, pred_rule_ = rank_rule::as_is;
   request request_;
+};
+
+// A call of a sum of plans, built up as that of one. With a single term of coefficient 1 it is that
+// call.
+class fitted_sum {
+ public:
+  fitted_sum(const std::vector<weighted_plan>& sum, const array& y_true, const array& y_pred);
+
+  const shape& value_shape() const { return calls_[0].value_shape(); }
+  std::int64_t value_count() const { return calls_[0].value_count(); }
+  std::int64_t element_count() const { return calls_[0].element_count(); }
+  dtype compute_type() const { return calls_[0].compute_type(); }
+  const std::vector<fitted>& terms() const { return calls_; }
+
+  void sample_weight(const array& w);
+  // One for each term, or none.
+  void own_weights(const std::vector<std::optional<array>>& w);
+  void mask(const array& m);
+  void upstream(double u);
+  void upstream(const array& u);
+  void reduce(reduction how);
+
+  void values(const array& a);
+  void grad_pred(const array& a);
+  void grad_true(const array& a);
+
+  double run();
+
+ private:
+  double run_by_terms();
+
+  const std::vector<weighted_plan>& sum_;
+  std::vector<fitted> calls_;
+  std::optional<array> values_, grad_pred_, grad_true_;
 };
 
 }  // namespace fastloss

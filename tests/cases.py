@@ -59,6 +59,7 @@ VARIANTS: dict[str, list[Options]] = {
         {"q": 0.1},
         {"q": 0.9, "class_weight": "per class"},
     ],
+    "confidence_penalty": [{"from_logits": True}],
     "dice": [{"axis": -1}, {"smooth": 1.0}],
     "iou": [{"axis": -1, "smooth": 0.25}],
     "tversky": [{"alpha": 0.2, "beta": 1.5}, {"axis": -1}],
@@ -160,7 +161,15 @@ def draw(
         (axis,) = loss_axes(spec, options, len(shape))
         t = rng.integers(0, shape[axis], rows)
         return t, (logits if options.get("from_logits") else probabilities).astype(dtype)
-    if "from_logits" in {p.name for p in spec.parameters}:
+    if not spec.uses_target:
+        t = rng.normal(0, 1, shape)
+        p = probabilities if spec.parameters and not options.get("from_logits") else logits
+        p = logits if name == "z_loss" else p
+        if name == "confidence_penalty" and options.get("from_logits"):
+            p = (
+                logits / 3
+            )  # a slope is a difference from the mean of the logits, which grows with them
+    elif "from_logits" in {p.name for p in spec.parameters}:
         t, p = soft, logits if options.get("from_logits") else probabilities
     elif name in ("kl_divergence", "dice", "iou", "tversky"):
         t, p = rng.uniform(0.05, 0.95, shape), probabilities

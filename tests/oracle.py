@@ -155,6 +155,14 @@ def binary_focal_crossentropy(t: Array, p: Array, limits: Limits, options: Optio
     return weight * power(missed, options["gamma"]) * crossentropy
 
 
+def mean_square(_: Array, p: Array, __: Limits, ___: Options) -> Array:
+    return p**2
+
+
+def mean_absolute(_: Array, p: Array, __: Limits, ___: Options) -> Array:
+    return absolute(p)
+
+
 # ---- Losses of a row (the last axis) ----
 
 
@@ -210,6 +218,19 @@ def cosine_similarity(t: Array, p: Array, limits: Limits, _: Options) -> Array:
     return -total(unit(t) * unit(p))
 
 
+def confidence_penalty(_: Array, p: Array, limits: Limits, options: Options) -> Array:
+    if options["from_logits"]:
+        q, _, log_q = distribution(p, limits, options)
+        return total(q * log_q)
+    q = clip(p, limits.low, 1)
+    return total(q * np.log(q))
+
+
+def z_loss(_: Array, p: Array, __: Limits, ___: Options) -> Array:
+    peak = largest(p)
+    return (peak + np.log(total(np.exp(p - peak[..., None])))) ** 2
+
+
 def dice(t: Array, p: Array, limits: Limits, options: Options) -> Array:
     smooth = options["smooth"]
     above, below = (0, limits.low) if smooth is None else (np.longdouble(smooth),) * 2
@@ -235,7 +256,7 @@ ELEMENTS: dict[str, Forward] = {
     for f in (
         mean_squared_error, mean_absolute_error, mean_absolute_percentage_error,
         mean_squared_logarithmic_error, huber, log_cosh, hinge, squared_hinge, kl_divergence,
-        poisson, binary_crossentropy, binary_focal_crossentropy,
+        poisson, binary_crossentropy, binary_focal_crossentropy, mean_square, mean_absolute,
     )
 }  # fmt: skip
 
@@ -245,8 +266,8 @@ ROWS: dict[str, Forward] = {
     f.__name__: f
     for f in (
         categorical_crossentropy, categorical_focal_crossentropy, sparse_categorical_crossentropy,
-        categorical_generalized_cross_entropy, categorical_hinge, cosine_similarity, dice, iou,
-        tversky,
+        categorical_generalized_cross_entropy, categorical_hinge, cosine_similarity,
+        confidence_penalty, z_loss, dice, iou, tversky,
     )
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def test_check_reports_an_instruction_set_that_does_not_start() -> None:
 def test_check_runs_on_a_gpu(device: Any) -> None:
     results = _check.check_here("card", device.put)
     assert [r["failed"] for r in results] == [[]] * len(results)
-    assert {r["loss"] for r in results} >= {s.name for s in REGISTRY if not s.batched}
+    assert {r["loss"] for r in results} == {spec.name for spec in REGISTRY}
 
 
 # ---- bench ----
@@ -263,3 +264,13 @@ def test_tables_on_a_terminal_keep_brackets(run: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     command_line.table(("loss", "said"), [("huber", "pip install '.[cuda13]'")])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes")
+def test_reader_who_has_read_enough_is_no_error() -> None:
+    code = (
+        "import os, sys; r, w = os.pipe(); os.dup2(w, 1); os.close(r); os.close(w); "
+        "sys.argv = ['fastloss', 'list']; from fastloss.__main__ import main; sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")

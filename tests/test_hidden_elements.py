@@ -50,7 +50,7 @@ def test_zero_element_weight_hides_nan_and_infinity(
     weight = (rng.random((60, 50)) < 0.5).astype(dtype)
     p[weight == 0] = rng.choice(BAD, int((weight == 0).sum()))
     loss = make(spec, {})
-    for wrt in ("y_pred", "y_true"):
+    for wrt in ("y_pred", "y_true") if spec.uses_target else ("y_pred",):
         value, gradient = loss.value_and_grad(t, p, wrt=wrt, **{hidden_by: weight})
         assert np.isfinite(value)
         assert not gradient[weight == 0].any()

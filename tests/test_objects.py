@@ -62,9 +62,12 @@ def test_copy_is_the_same_loss(spec: LossSpec, options: dict[str, Any], way: str
 
 @configs
 def test_config_holds_every_argument(spec: LossSpec, options: dict[str, Any]) -> None:
-    config = make(spec, options, reduction=None, name="n", dtype="float32").get_config()
+    config = make(
+        spec, options, reduction=None, name="n", dtype="float32", weight=[2.0]
+    ).get_config()
     expected = {p.name: p.default for p in spec.parameters} | options
-    assert config == expected | {"reduction": None, "name": "n", "dtype": "float32"}
+    common = {"reduction": None, "name": "n", "dtype": "float32", "weight": [2.0]}
+    assert config == expected | common
 
 
 @losses

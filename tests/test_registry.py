@@ -12,7 +12,7 @@ import oracle
 from fastloss import _core
 from fastloss._registry import ALIASES, REGISTRY, LossSpec
 
-KERNELS = {name: (kind, sparse, names) for name, kind, sparse, names in _core.losses()}
+KERNELS = {name: rest for name, *rest in _core.losses()}
 
 
 losses = pytest.mark.parametrize("spec", REGISTRY, ids=lambda s: s.name)
@@ -28,8 +28,9 @@ def kernels_of(spec: LossSpec) -> list[str]:
 @losses
 def test_every_row_has_its_kernels(spec: LossSpec) -> None:
     for name in kernels_of(spec):
-        kind, sparse, parameters = KERNELS[name]
+        kind, sparse, uses_target, parameters = KERNELS[name]
         assert kind == spec.kind
+        assert uses_target == (spec.uses_target or spec.batched)
         assert sparse == (spec.labels == "integer" and not spec.batched)
         assert set(parameters) <= DERIVED | {p.name for p in spec.parameters}
 
@@ -77,7 +78,7 @@ def test_signatures_list_the_parameters_and_their_defaults(spec: LossSpec) -> No
         assert of_function[name].default == default
     of_class = inspect.signature(getattr(fastloss, spec.class_name)).parameters
     names = [p.name for p in spec.class_parameters]
-    assert list(of_class) == [*names, "reduction", "name", "dtype"]
+    assert list(of_class) == [*names, "reduction", "name", "dtype", "weight"]
     for name in names:
         assert of_class[name].default == options[name]
 

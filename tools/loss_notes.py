@@ -152,6 +152,18 @@ NOTES = {
             "them to match its documentation."
         ),
     ),
+    "mean_square": Notes(differs="Not in Keras, whose layers take an `activity_regularizer`."),
+    "mean_absolute": Notes(differs="Not in Keras, whose layers take an `activity_regularizer`."),
+    "confidence_penalty": Notes(
+        edges=(
+            "Between minus the logarithm of the number of classes and 0. Probabilities are not "
+            "normalized; outside the clip the gradient is 0."
+        ),
+        differs="Not in Keras.",
+    ),
+    "z_loss": Notes(
+        edges="The gradient is 2 log(sum(exp(p))) softmax(p).", differs="Not in Keras."
+    ),
     "circle": Notes(
         edges=(
             "A sample without a positive or without a negative has loss 0 and gradient 0. The mean "

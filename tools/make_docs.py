@@ -19,7 +19,8 @@ are over the last axis, or over `axis` where a loss has one. 1e-7 is `keras.conf
 `fastloss.keras`. How accurately each is computed stands in [Accuracy](accuracy.md).
 
 Every function takes `(y_true, y_pred)` and the parameters below, and returns one loss per sample.
-Every class takes the parameters, then `reduction="sum_over_batch_size"`, `name` and `dtype=None`;
+Every class takes the parameters, then `reduction="sum_over_batch_size"`, `name`, `dtype=None` and
+`weight=None`;
 `CTC` takes the latter alone, and `Circle` takes `remove_diagonal` last. The classes of `fastloss`
 take arrays when they are called, by keyword.
 
@@ -63,6 +64,13 @@ def parameters(spec: LossSpec) -> str:
     )
 
 
+def targets(spec: LossSpec) -> str:
+    """What y_true holds."""
+    if not spec.uses_target:
+        return "none; `y_true` may be None"
+    return TARGETS.get(spec.kind) or TARGETS[spec.labels]
+
+
 def section(spec: LossSpec) -> str:
     """All there is to say of a loss."""
     names = [f"`{n}`" for n in dict.fromkeys((spec.name, spec.class_name, *spec.aliases))]
@@ -74,7 +82,7 @@ def section(spec: LossSpec) -> str:
             f"{spec.summary}\n",
             f"    {spec.formula}\n",
             f"- Names: {', '.join(names)}. An instance is called `{spec.object_name}`.",
-            f"- Targets: {TARGETS.get(spec.kind) or TARGETS[spec.labels]}.",
+            f"- Targets: {targets(spec)}.",
             *([f"- Edges: {notes.edges}"] if notes.edges else []),
             *([f"- Differs from Keras: {notes.differs}"] if notes.differs else []),
             f"- Source: {spec.source}.",

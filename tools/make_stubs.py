@@ -8,23 +8,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fastloss._registry import REGISTRY, LossSpec, Parameter
+from fastloss._parameters import Parameter
+from fastloss._registry import REGISTRY, LossSpec
 
 STUBS = Path(__file__).parent.parent / "python" / "fastloss" / "losses.pyi"
 
 HEADER = """\
 # Written by tools/make_stubs.py from the registry: `make stubs`.
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
+from fastloss._algebra import Combination as Combination
+from fastloss._algebra import Sliced as Sliced
+from fastloss._algebra import sliced as sliced
 from fastloss._build import Loss as Loss
 
 _Reduction: TypeAlias = (
     Literal["sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none"] | None
 )
 _DType: TypeAlias = Literal["float32", "float64"] | None
+_Weight: TypeAlias = Callable[[Any], Any] | ArrayLike | None
 
 __all__ = [  # noqa: RUF022 - in the order of the registry
 {names}
@@ -46,7 +51,8 @@ def _options(parameters: tuple[Parameter, ...]) -> list[str]:
 def function_stub(spec: LossSpec) -> str:
     """The function of a loss."""
     arrays = [f"{a.name}: ArrayLike | None = None" for a in spec.arrays]
-    arguments = ["y_true: ArrayLike", "y_pred: ArrayLike", *arrays, *_options(spec.parameters)]
+    true = "y_true: ArrayLike" if spec.uses_target else "y_true: ArrayLike | None"
+    arguments = [true, "y_pred: ArrayLike", *arrays, *_options(spec.parameters)]
     if spec.labels == "integer":
         arguments += ["*", "check: bool = False"]
     return _signature(spec.name, arguments, "Any", "")
@@ -61,6 +67,7 @@ def class_stub(spec: LossSpec) -> str:
         'reduction: _Reduction = "sum_over_batch_size"',
         f'name: str | None = "{spec.object_name}"',
         "dtype: _DType = None",
+        "weight: _Weight = None",
     ]
     constructor = _signature("__init__", arguments, "None", "    ")
     return f"class {spec.class_name}(Loss):\n{attributes}{constructor}"
@@ -68,7 +75,14 @@ def class_stub(spec: LossSpec) -> str:
 
 def stubs() -> str:
     """The whole file, formatted."""
-    names = ["Loss", "get", *(n for s in REGISTRY for n in (s.name, s.class_name))]
+    names = [
+        "Combination",
+        "Loss",
+        "Sliced",
+        "get",
+        "sliced",
+        *(n for s in REGISTRY for n in (s.name, s.class_name)),
+    ]
     header = HEADER.format(names="\n".join(f'    "{name}",' for name in names))
     text = "\n".join([header, *(f(s) for s in REGISTRY for f in (function_stub, class_stub))])
     formatter = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(STUBS), "-"]

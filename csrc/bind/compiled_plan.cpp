@@ -18,7 +18,7 @@ std::optional<py::array> loadable(py::handle x) {
   return a;
 }
 
-double run_unlocked(fitted& call) {
+double run_unlocked(fitted_sum& call) {
   // Over in microseconds; to get the GIL back from a busy thread takes milliseconds.
   constexpr int64_t quick = 2048;
   if (call.element_count() <= quick) return call.run();
@@ -29,19 +29,29 @@ double run_unlocked(fitted& call) {
 
 }  // namespace
 
-compiled_plan::compiled_plan(plan p) : plan_(std::move(p)) {
-  if (plan_.loss < 0 || plan_.loss >= static_cast<int>(losses().size()))
+compiled_plan::compiled_plan(plan p) : warns_of_one_class_{false} {
+  if (p.loss < 0 || p.loss >= static_cast<int>(losses().size()))
     throw py::value_error("loss: no such index");
-  if (plan_.parameters.size() != plan_.info().parameters.size())
-    throw py::value_error("parameters: " + plan_.info().name + " takes " +
-                          std::to_string(plan_.info().parameters.size()) + ", got " +
-                          std::to_string(plan_.parameters.size()));
+  if (p.parameters.size() != p.info().parameters.size())
+    throw py::value_error("parameters: " + p.info().name + " takes " +
+                          std::to_string(p.info().parameters.size()) + ", got " +
+                          std::to_string(p.parameters.size()));
+  sum_.push_back({1, std::move(p)});
+}
+
+compiled_plan::compiled_plan(const std::vector<std::pair<double, const compiled_plan*>>& terms) {
+  if (terms.empty()) throw py::value_error("terms: expected at least one");
+  for (const auto& [coefficient, plan] : terms)
+    for (std::size_t k = 0; k < plan->sum_.size(); ++k) {
+      sum_.push_back({coefficient * plan->sum_[k].coefficient, plan->sum_[k].loss});
+      warns_of_one_class_.push_back(plan->warns_of_one_class_[k]);
+    }
 }
 
 void compiled_plan::check_labels(const py::array& y_true, const shape& sizes,
                                  const std::optional<py::array>& sample_weight,
                                  const std::optional<py::array>& mask) const {
-  fitted call(plan_, as_array(y_true, "y_true"), contiguous(nullptr, dtype::f64, sizes));
+  fitted call(sum_[0].loss, as_array(y_true, "y_true"), contiguous(nullptr, dtype::f64, sizes));
   if (sample_weight) call.sample_weight(as_array(*sample_weight, "sample_weight"));
   if (mask) call.mask(as_array(*mask, "mask"));
   call.check_labels();
@@ -49,7 +59,8 @@ void compiled_plan::check_labels(const py::array& y_true, const shape& sizes,
 
 py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
                               py::handle sample_weight, py::handle mask, py::handle upstream,
-                              std::optional<std::string> wrt, py::handle out) const {
+                              std::optional<std::string> wrt, py::handle out,
+                              py::handle own_weights) const {
   const auto t = loadable(y_true), p = loadable(y_pred);
   if (!t || !p || known_type(*p) < dtype::f16) return py::none();
   std::optional<py::array> w, m, u;
@@ -58,7 +69,20 @@ py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
   const bool scalar_upstream = PyFloat_CheckExact(upstream.ptr());
   if (!scalar_upstream && !(u = loadable(upstream))) return py::none();
 
-  fitted call(plan_, as_array(*t, "y_true"), as_array(*p, "y_pred"));
+  std::vector<std::optional<py::array>> own;
+  if (!own_weights.is_none())
+    for (const py::handle x : py::reinterpret_borrow<py::tuple>(own_weights)) {
+      own.push_back(loadable(x));
+      if (!x.is_none() && !own.back()) return py::none();
+    }
+
+  fitted_sum call(sum_, as_array(*t, "y_true"), as_array(*p, "y_pred"));
+  if (!own.empty()) {
+    std::vector<std::optional<fastloss::array>> weights(own.size());
+    for (std::size_t k = 0; k < own.size(); ++k)
+      if (own[k]) weights[k] = as_array(*own[k], "weight");
+    call.own_weights(weights);
+  }
   if (w) call.sample_weight(as_array(*w, "sample_weight"));
   if (m) call.mask(as_array(*m, "mask"));
   if (!out.is_none()) check_out(out, *p);
@@ -69,15 +93,17 @@ py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
     call.upstream(as_array(*u, "upstream"));
   else
     call.upstream(PyFloat_AS_DOUBLE(upstream.ptr()));
-  if (warns_of_one_class_ && call.class_count() == 1) {
-    const std::string message = call.one_class_warning();
-    if (PyErr_WarnEx(PyExc_SyntaxWarning, message.c_str(), 4) != 0) throw py::error_already_set();
-  }
+  for (std::size_t k = 0; k < sum_.size(); ++k)
+    if (warns_of_one_class_[k] && call.terms()[k].class_count() == 1) {
+      const std::string message = call.terms()[k].one_class_warning();
+      if (PyErr_WarnEx(PyExc_SyntaxWarning, message.c_str(), 4) != 0) throw py::error_already_set();
+    }
 
   const bool wants_pred = wrt == "y_pred" || wrt == "both";
   const bool wants_true = wrt == "y_true" || wrt == "both";
-  if (wants_true && plan_.info().sparse)
-    throw py::value_error("wrt: integer labels have no gradient");
+  for (const weighted_plan& term : sum_)
+    if (wants_true && term.loss.info().sparse)
+      throw py::value_error("wrt: integer labels have no gradient");
   py::object grad_pred = py::none(), grad_true = py::none();
   if (wants_pred) {
     grad_pred = py::reinterpret_borrow<py::object>(out);
@@ -85,7 +111,7 @@ py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
       return !a || may_fill(py::reinterpret_borrow<py::array>(out), *a);
     };
     if (out.is_none() || !may_fill_out(t) || !may_fill_out(p) || !may_fill_out(w) ||
-        !may_fill_out(m) || !may_fill_out(u))
+        !may_fill_out(m) || !may_fill_out(u) || !std::all_of(own.begin(), own.end(), may_fill_out))
       grad_pred = empty(shape_of(*p), p->dtype());
     call.grad_pred(as_array(py::reinterpret_borrow<py::array>(grad_pred), "out"));
   }

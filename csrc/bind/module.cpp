@@ -94,12 +94,14 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "losses",
       [] {
-        std::vector<std::tuple<std::string, std::string, bool, std::vector<std::string>>> out;
+        std::vector<std::tuple<std::string, std::string, bool, bool, std::vector<std::string>>> out;
         for (const loss_info& l : losses())
-          out.emplace_back(l.name, l.kind, l.sparse, l.parameters);
+          out.emplace_back(l.name, l.kind, l.sparse, l.uses_target, l.parameters);
         return out;
       },
-      "(name, kind, takes integer labels, parameter names) of every compiled loss, by index.");
+      "(name, kind, takes integer labels, looks at y_true, parameter names) of every compiled "
+      "loss, "
+      "by index.");
   m.def(
       "instruction_set", [] { return std::string(instruction_set()); },
       "The instruction set that the kernels run on.");
@@ -152,6 +154,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            py::arg("loss"), py::arg("parameters"), py::arg("axes").none(true),
            py::arg("label_smoothing"), py::arg("class_weight"), py::arg("class_weight_name"),
            py::arg("ignore_class").none(true), py::arg("weight_is_per_class"))
+      .def(py::init<const std::vector<std::pair<double, const compiled_plan*>>&>(),
+           py::arg("terms"), "The sum of plans, each times its coefficient.")
       .def("axes_of", &compiled_plan::axes_of, py::arg("rank"),
            "The axes of y_pred that one loss value is taken over, as indices from 0.")
       .def("line", &compiled_plan::line, "The plan as one line, for an operation.")
@@ -161,7 +165,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
            "Raises what `run` would for a label outside the classes, for y_pred of that shape.")
       .def("run", &compiled_plan::run, py::arg("y_true"), py::arg("y_pred"), py::arg("reduction"),
            py::arg("sample_weight"), py::arg("mask"), py::arg("upstream"),
-           py::arg("wrt").none(true), py::arg("out"),
+           py::arg("wrt").none(true), py::arg("out"), py::arg("own_weights") = py::none(),
            "(value, gradient or None, gradient or None); None for arguments that have to be "
            "converted first.");
   m.def("run_ctc", &run_ctc_arrays, py::arg("y_true"), py::arg("label_length"), py::arg("y_pred"),

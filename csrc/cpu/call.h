@@ -2,23 +2,67 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <vector>
 
 #include "api.h"
 #include "cpu/kernels.h"
+#include "cpu/sink.h"
 #include "cpu/tiles.h"
 #include "cpu/view.h"
 
 namespace fastloss::cpu {
 
+// Columns up to which a row is summarized by one call: what is read again stays in the L2 cache.
+inline constexpr std::int64_t long_row = 65536;
+
 template <class T>
 class call {
  public:
-  explicit call(const request& r);
+  // `coefficient` multiplies the gradients; the value is left to the caller.
+  explicit call(const request& r, double coefficient = 1);
   double run();
   void check_labels() const;
 
+  // As a term of a sum (sum_driver.cpp), which calls `prepare_for_panels` first, once. Elements are
+  // numbers of the grid. The sums of losses that `on_panel` and `begin_long_rows` return are for
+  // `value`.
+  void prepare_for_panels();
+  bool is_map() const { return info_.kind == "map"; }
+  bool has_long_rows() const { return !is_map() && r_.cols > long_row && !fits_lanes(); }
+  bool uses_lanes() const { return !is_map() && fits_lanes(); }
+  std::int64_t cols() const { return r_.cols; }
+  // Whether the map loss takes elements as they are, and all gradients have one scale.
+  bool is_plain() const {
+    return is_map() && weights_.empty() && !upstream_ && !grad_true_ && !transforms_target() &&
+           r_.reduce != reduction::none && scale_ != 0;
+  }
+  // Whether targets are such that the cheaper kernel for labels does.
+  bool are_labels(const T* t, std::int64_t n) const;
+  // A piece of a plain loss, whose targets may be labels: adds its losses to `sums` and, to what
+  // stands at `before` unless that is null, its gradients; these go to `d_pred`, if that is not
+  // null, and past the caches if `streams`.
+  void plain_piece(bool labels, const T* t, const T* p, const T* before, T* d_pred, bool streams,
+                   std::int64_t n, lane_sums& sums) const {
+    const loss_kernel<T>& kernel = labels ? *kernel_.of_labels : kernel_;
+    const auto loop = !d_pred   ? kernel.map_sum
+                      : before  ? streams ? kernel.map_sum_add_stream : kernel.map_sum_add
+                      : streams ? kernel.map_sum_stream
+                                : kernel.map_sum_gradient;
+    loop(labels ? label_functor_ : functor_, t, p, scale_, before, d_pred, n, sums);
+  }
+  // The elements [first, first + n): whole rows, or a part of one. A part of a row of a map loss
+  // leaves the value of that row to the caller.
+  double on_panel(std::int64_t first, std::int64_t n, const sinks<T>& to) const;
+  // Long rows: their losses, and what the gradients of the panels in them need.
+  double begin_long_rows(std::int64_t first, std::int64_t n);
+  double value(double sum_of_losses) const { return norm_ * mean_ * sum_of_losses; }
+  void row_value(std::int64_t row, double sum_of_losses) const;
+
  private:
+  // Checks labels, and finds what multiplies losses and gradients.
+  void prepare();
   // What the sum of weighted losses is multiplied by.
   double normalization() const;
   // The sum of the factors over the rows that count; per-element factors count as row means.
@@ -27,32 +71,44 @@ class call {
   void check_labels(std::int64_t first, std::int64_t n) const;
   bool is_integral(std::int64_t row) const;
   bool output_overlaps_input() const;
+  sinks<T> arrays() const {
+    return {{grad_pred_, streams_, set_.memory}, {grad_true_, streams_, set_.memory}};
+  }
 
-  // map_driver.cpp. `scale` multiplies gradients, `mean` the unreduced values; nothing if the
-  // targets are to be binary and are not.
-  std::optional<double> run_map(double scale, double mean, bool expect_binary);
-  double run_hinge(double scale, double mean);
+  // map_driver.cpp. Nothing if the targets are to be binary and are not.
+  std::optional<double> run_map(bool expect_binary);
+  double run_hinge();
+  void take_labels_for_signs(bool binary);
   bool labels_are_binary() const;
-  bool are_labels(const T* t, std::int64_t n) const;
+  double map_tile(const tile& at, const sinks<T>& to) const;
+  double map_panel(std::int64_t first, std::int64_t n, const sinks<T>& to) const;
   void scales(const tile& at, const T* w, T scale, T* out) const;
 
   // row_driver.cpp: one row after the other, elements in vector lanes.
   struct row_state;
-  double run_rows(double norm) const;
+  struct long_rows;
+  double run_rows() const;
   template <class ForEachBlock>
-  double run_row(std::int64_t row, double norm, T* kept, ForEachBlock for_each_block) const;
+  double run_row(std::int64_t row, T* kept, const sinks<T>& to, ForEachBlock for_each_block) const;
+  double run_short_row(std::int64_t row, const sinks<T>& to) const;
+  template <class ForEachBlock>
+  T reduce_row(std::int64_t row, T* kept, row_state& s, ForEachBlock for_each_block) const;
   template <class ForEachBlock>
   void reduce_by_blocks(std::int64_t row, row_state& s, T* kept, ForEachBlock for_each_block) const;
   void reduce_at_once(std::int64_t row, row_state& s, T* kept) const;
-  bool prepare(std::int64_t row, double norm, row_state& s) const;
+  bool prepare(std::int64_t row, row_state& s) const;
   void accumulate(int phase, const tile& at, const row_state& s, T* kept, double* sums) const;
-  void gradient(const tile& at, const row_state& s, const T* kept) const;
-  void zero_gradient(const tile& at) const;
+  void gradient(const tile& at, const row_state& s, const T* kept, const sinks<T>& to) const;
+  void zero_gradient(const tile& at, const sinks<T>& to) const;
+  void long_row_panel(std::int64_t first, std::int64_t n, const sinks<T>& to) const;
 
   // lane_driver.cpp: many rows at once, each in a vector lane.
   bool fits_lanes() const;
-  double run_lanes(double norm) const;
+  struct lane_arrays;
   struct lane_weights;
+  void prepare_lanes();
+  double run_lanes();
+  double lane_task(std::int64_t row, std::int64_t n, const sinks<T>& to) const;
   void weigh_lanes(std::int64_t row, std::int64_t n, const lane_weights& plain, lane_weights& own,
                    lane_block<T>& rows) const;
 
@@ -65,14 +121,6 @@ class call {
   void untransform(const tile& at, T* d_true) const;
   void multiply_by_class_weight(const tile& at, T* x) const;
 
-  // Where a kernel writes a gradient, and what brings it into the array if that is elsewhere.
-  T* begin_output(const std::optional<view>& v, std::int64_t first, std::int64_t n,
-                  T* scratch) const {
-    return !v ? nullptr : streams_ ? scratch : output(*v, first, n, scratch);
-  }
-  void end_output(const std::optional<view>& v, std::int64_t first, std::int64_t n,
-                  T* scratch) const;
-
   const request& r_;
   const kernel_set<T>& set_;
   const loss_kernel<T>& kernel_;
@@ -83,8 +131,31 @@ class call {
   factors<T> weights_;
   int wants_ = 0, threads_ = 1;
   bool streams_ = false;  // the gradients are so large that they are written past the caches
+  // From `prepare`. What multiplies sums of losses: `norm_` for a reduction, `mean_` where a row's
+  // loss is a mean. What multiplies gradients beside weights: `scale_`, for map losses also as a
+  // block of equal numbers.
+  double slope_, norm_ = 1, mean_ = 1;
+  T scale_ = 1;
+  std::vector<T> equal_scales_;
+  std::shared_ptr<const lane_arrays> lanes_;
+  std::shared_ptr<long_rows> long_rows_;
   alignas(16) unsigned char functor_[functor_bytes];
   alignas(16) unsigned char label_functor_[functor_bytes];
 };
+
+// Elements of which a gradient is streamed at once: while so few are written, the processor does
+// not stop to read ahead.
+inline constexpr std::int64_t streamed_piece = 256;
+
+inline bool is_line(const void* at) {
+  return reinterpret_cast<std::uintptr_t>(at) % cache_line == 0;
+}
+
+// Elements for which waking a team costs more than it saves.
+inline constexpr std::int64_t serial_below = 32768;
+
+// Bytes of gradients from which they are written past the caches. Smaller ones are found there by
+// who reads them next.
+inline constexpr std::int64_t stream_from = 24 << 20;
 
 }  // namespace fastloss::cpu

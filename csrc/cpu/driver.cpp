@@ -15,13 +15,6 @@ namespace {
 
 using std::int64_t;
 
-// Elements for which waking a team costs more than it saves.
-constexpr int64_t serial_below = 32768;
-
-// Bytes of gradients from which they are written past the caches. Smaller ones are found there by
-// who reads them next.
-constexpr int64_t stream_from = 24 << 20;
-
 bool is_floating(dtype type) {
   return type == dtype::f16 || type == dtype::bf16 || type == dtype::f32 || type == dtype::f64;
 }
@@ -31,7 +24,7 @@ double inverse(double x) { return x == 0 ? 0 : 1 / x; }
 }  // namespace
 
 template <class T>
-call<T>::call(const request& r)
+call<T>::call(const request& r, double coefficient)
     : r_(r),
       set_(kernels().get<T>()),
       kernel_(set_.losses[r.loss].chosen_for(r.parameters.data())),
@@ -39,7 +32,8 @@ call<T>::call(const request& r)
       t_(coalesced(r.y_true)),
       p_(coalesced(r.y_pred)),
       target_scale_(r.target_scale),
-      target_shift_(r.target_shift) {
+      target_shift_(r.target_shift),
+      slope_(r.upstream * coefficient) {
   kernel_.construct(r.parameters.data(), functor_);
   if (kernel_.of_labels) kernel_.of_labels->construct(r.parameters.data(), label_functor_);
   if (r.class_weight) class_weight_ = coalesced(*r.class_weight);
@@ -50,6 +44,7 @@ call<T>::call(const request& r)
   wants_ = (r.grad_pred ? wants_pred : 0) | (r.grad_true ? wants_true : 0);
   weights_.add(r.sample_weight);
   weights_.add(r.mask);
+  weights_.add(r.own_weight);
   const int64_t size = r.rows * r.cols;
   threads_ = size < serial_below ? 1 : r.threads;
   const int64_t outputs = (r.grad_pred ? 1 : 0) + (r.grad_true ? 1 : 0);
@@ -58,13 +53,49 @@ call<T>::call(const request& r)
 
 template <class T>
 double call<T>::run() {
+  prepare();
+  if (is_map()) return value(kernel_.label_signs ? run_hinge() : *run_map(false));
+  return value(fits_lanes() ? run_lanes() : run_rows());
+}
+
+template <class T>
+void call<T>::prepare() {
   if (info_.sparse) check_labels();
-  const double norm = normalization();
-  if (info_.kind != "map") return norm * (fits_lanes() ? run_lanes(norm) : run_rows(norm));
-  const double mean = kernel_.averages ? 1.0 / double(r_.cols) : 1.0;
-  const double sum =
-      kernel_.label_signs ? run_hinge(norm * mean, mean) : *run_map(norm * mean, mean, false);
-  return norm * mean * sum;
+  norm_ = normalization();
+  if (is_map() && kernel_.averages) mean_ = 1.0 / double(r_.cols);
+  scale_ = T(norm_ * mean_ * slope_);
+  if (is_map()) equal_scales_.assign(std::min(block, r_.rows * r_.cols), scale_);
+}
+
+template <class T>
+void call<T>::prepare_for_panels() {
+  prepare();
+  if (uses_lanes()) prepare_lanes();
+  if (kernel_.label_signs) take_labels_for_signs(labels_are_binary());
+}
+
+template <class T>
+double call<T>::on_panel(int64_t first, int64_t n, const sinks<T>& to) const {
+  if (is_map()) return map_panel(first, n, to);
+  if (long_rows_) {
+    long_row_panel(first, n, to);
+    return 0;
+  }
+  const int64_t end = (first + n) / r_.cols;
+  double sum = 0;
+  if (lanes_) {
+    for (int64_t row = first / r_.cols; row < end; row += lanes<T>)
+      sum += lane_task(row, std::min<int64_t>(lanes<T>, end - row), to);
+  } else {
+    for (int64_t row = first / r_.cols; row < end; ++row) sum += run_short_row(row, to);
+  }
+  return sum;
+}
+
+template <class T>
+void call<T>::row_value(int64_t row, double sum_of_losses) const {
+  const T value = T(mean_ * sum_of_losses);
+  store(*values_, row, 1, &value);
 }
 
 template <class T>
@@ -170,16 +201,6 @@ void call<T>::multiply_by_class_weight(const tile& at, T* x) const {
   const T* c = load(*class_weight_, at.col, at.cols, scratch);
   for (int64_t r = 0; r < at.rows; ++r)
     for (int64_t j = 0; j < at.cols; ++j) x[r * at.cols + j] *= c[j];
-}
-
-template <class T>
-void call<T>::end_output(const std::optional<view>& v, int64_t first, int64_t n, T* scratch) const {
-  if (!v) return;
-  T* in_place = output(*v, first, n, scratch);
-  if (in_place == scratch)
-    store(*v, first, n, scratch);
-  else if (streams_)
-    set_.memory.stream(scratch, n, in_place);
 }
 
 template class call<float>;

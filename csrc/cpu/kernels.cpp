@@ -33,19 +33,27 @@ void map_loop(const void* functor, const T* t, const T* p, const T* scale, T* lo
   }
 }
 
-enum class gradients { none, stored, streamed };
+enum class gradients { none, stored, streamed, added, added_streamed };
 
 template <class F, class T, gradients Gradients>
-double map_sum_loop(const void* functor, const T* t, const T* p, T scale, T* d_pred,
-                    std::int64_t n) {
+void map_sum_loop(const void* functor, const T* t, const T* p, T scale, const T* before, T* d_pred,
+                  std::int64_t n, lane_sums& all) {
   constexpr int width = sum_lanes;
+  constexpr bool writes = Gradients != gradients::none,
+                 adds = Gradients == gradients::added || Gradients == gradients::added_streamed,
+                 streams =
+                     Gradients == gradients::streamed || Gradients == gradients::added_streamed;
   const F f = *static_cast<const F*>(functor);
-  double sums[width] = {};
+  double sums[width];
+  std::memcpy(sums, all.lane, sizeof sums);
   alignas(cache_line) T loss[width], out[width];
   auto one = [&](std::int64_t first, int k) __attribute__((always_inline)) {
     map_terms<T> r = f(t[first + k], p[first + k]);
     loss[k] = r.loss;
-    if constexpr (Gradients != gradients::none) out[k] = scale * r.d_pred;
+    if constexpr (adds)
+      out[k] = before[first + k] + scale * r.d_pred;
+    else if constexpr (writes)
+      out[k] = scale * r.d_pred;
   };
   std::int64_t i = 0;
   for (; i + width <= n; i += width) {
@@ -53,8 +61,8 @@ double map_sum_loop(const void* functor, const T* t, const T* p, T scale, T* d_p
     for (int k = 0; k < width; ++k) one(i, k);
 #pragma omp simd
     for (int k = 0; k < width; ++k) sums[k] += double(loss[k]);
-    if constexpr (Gradients == gradients::stored) std::memcpy(d_pred + i, out, sizeof out);
-    if constexpr (Gradients == gradients::streamed)
+    if constexpr (writes && !streams) std::memcpy(d_pred + i, out, sizeof out);
+    if constexpr (streams)
       for (int k = 0; k < width; k += line<T>) stream_line(out + k, d_pred + i + k);
   }
   const int rest = static_cast<int>(n - i);
@@ -62,9 +70,9 @@ double map_sum_loop(const void* functor, const T* t, const T* p, T scale, T* d_p
   for (int k = 0; k < rest; ++k) one(i, k);
   for (int k = 0; k < rest; ++k) {
     sums[k] += double(loss[k]);
-    if constexpr (Gradients != gradients::none) d_pred[i + k] = out[k];
+    if constexpr (writes) d_pred[i + k] = out[k];
   }
-  return sum_of_lanes(sums);
+  std::memcpy(all.lane, sums, sizeof sums);
 }
 
 template <class F, class T>
@@ -81,6 +89,8 @@ loss_kernel<T> make_kernel() {
     k.map_sum = map_sum_loop<F, T, gradients::none>;
     k.map_sum_gradient = map_sum_loop<F, T, gradients::stored>;
     k.map_sum_stream = map_sum_loop<F, T, gradients::streamed>;
+    k.map_sum_add = map_sum_loop<F, T, gradients::added>;
+    k.map_sum_add_stream = map_sum_loop<F, T, gradients::added_streamed>;
   } else {
     static_assert(F::phases <= max_phases);
     k.phases = F::phases;

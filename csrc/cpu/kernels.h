@@ -29,6 +29,18 @@ inline constexpr int cache_line = 64;
 template <class T>
 inline constexpr int lanes = 256 / sizeof(T);
 
+// Independent double sums: the same bits whatever the vector width. Many, because additions to one
+// register wait for each other.
+inline constexpr int sum_lanes = 32;
+struct alignas(cache_line) lane_sums {
+  double lane[sum_lanes] = {};
+  FASTLOSS_HD double total() {
+    for (int half = sum_lanes / 2; half > 0; half /= 2)
+      for (int k = 0; k < half; ++k) lane[k] += lane[k + half];
+    return lane[0];
+  }
+};
+
 // The position and value of the label of a sparse row; outside [0, n) there is none in this block.
 template <class T>
 struct one_hot {
@@ -61,12 +73,14 @@ struct loss_kernel {
                             T* d_pred, T* d_true, std::int64_t n);
   map_loop map[4] = {};
 
-  // map, the usual case in one loop: returns the sum of the losses, which is that of
-  // memory_loops::weighted_sum, and writes gradients that all have one scale other than zero. The
-  // second gradient loop writes past the caches; see end_of_writes in parallel.h.
-  using map_sum_loop = double (*)(const void* functor, const T* t, const T* p, T scale, T* d_pred,
-                                  std::int64_t n);
-  map_sum_loop map_sum = nullptr, map_sum_gradient = nullptr, map_sum_stream = nullptr;
+  // map, the usual case in one loop: adds the losses to the lanes of a sum, and writes gradients
+  // that all have one scale other than zero. One that adds is given the sum of the gradients before
+  // it, which may lie where the new one goes. One that streams writes past the caches; see
+  // end_of_writes in parallel.h.
+  using map_sum_loop = void (*)(const void* functor, const T* t, const T* p, T scale,
+                                const T* before, T* d_pred, std::int64_t n, lane_sums& sums);
+  map_sum_loop map_sum = nullptr, map_sum_gradient = nullptr, map_sum_stream = nullptr,
+               map_sum_add = nullptr, map_sum_add_stream = nullptr;
 
   // row: `accumulate` combines the terms of a block into `sums` (double[3]), and `summarize` makes
   // the stats of a row that is one block. `kept` has room for what the functor keeps per element.
@@ -125,6 +139,8 @@ struct memory_loops {
   bool (*all_below)(const std::int64_t* x, std::int64_t n, std::int64_t limit);  // and at least 0
   // A copy that does not go through the caches; see end_of_writes in parallel.h.
   void (*stream)(const T* from, std::int64_t n, T* to);
+  // sum[i] += x[i]
+  void (*add)(const T* x, std::int64_t n, T* sum);
   // `lanes` adjacent rows of n elements each, as [n][lanes], and back.
   void (*to_lanes)(const T* rows, std::int64_t n, T* out);
   void (*from_lanes)(const T* in, std::int64_t n, T* rows);

@@ -70,7 +70,7 @@ class lane_view {
       }
     } else {
       T* rows = thread_scratch<T>(scratch_use::rows, cols_size_ * lanes<T>);
-      const T* from = cpu::load(all_, row * cols_size_, n * cols_size_, rows);
+      const T* from = cpu::load(*all_, row * cols_size_, n * cols_size_, rows);
       if (n < lanes<T>) {
         if (from != rows) std::copy_n(from, n * cols_size_, rows);
         std::fill_n(rows + n * cols_size_, (lanes<T> - n) * cols_size_, T(0));
@@ -96,16 +96,19 @@ class lane_view {
           cpu::store(rows, row, n, from);
       }
     } else {
-      T* rows = thread_scratch<T>(scratch_use::rows, cols_size_ * lanes<T>);
-      T* to = output(all_, row * cols_size_, n * cols_size_, rows);
-      T* whole = n < lanes<T> || streams ? rows : to;
-      loops.from_lanes(scratch, cols_size_, whole);
-      if (to == rows)
-        cpu::store(all_, row * cols_size_, n * cols_size_, rows);
-      else if (whole != to)
-        streams ? loops.stream(rows, n * cols_size_, to)
-                : void(std::copy_n(rows, n * cols_size_, to));
+      store_rows(sink<T>(all_, streams, loops), row, n, scratch, loops);
     }
+  }
+
+  // The lanes as rows, one after the other.
+  void store_rows(const sink<T>& sink_, int64_t row, int64_t n, const T* scratch,
+                  const memory_loops<T>& loops) const {
+    const int64_t first = row * cols_size_, size = n * cols_size_;
+    T* rows = thread_scratch<T>(scratch_use::rows, cols_size_ * lanes<T>);
+    T* to = sink_.begin(first, size, rows);
+    loops.from_lanes(scratch, cols_size_, n < lanes<T> ? rows : to);
+    if (to != rows && n < lanes<T>) std::copy_n(rows, size, to);
+    sink_.end(first, size, rows);
   }
 
  private:
@@ -115,7 +118,8 @@ class lane_view {
       bytes += c % cols_.axes[d].size * cols_.axes[d].stride;
     return bytes;
   }
-  view all_, rows_, cols_;
+  std::optional<view> all_;
+  view rows_, cols_;
   int64_t cols_size_ = 1;
   bool rows_are_adjacent_ = false;
 };
@@ -134,89 +138,121 @@ struct call<T>::lane_weights {
   int64_t label[lanes<T>];
 };
 
+// What all tasks of a call read.
 template <class T>
-double call<T>::run_lanes(double norm) const {
+struct call<T>::lane_arrays {
+  lane_view<T> t, p;
+  std::optional<lane_view<T>> d_pred, d_true;
+  std::vector<T> class_weight;
+  lane_weights plain;  // what rows without weights have
+};
+
+template <class T>
+void call<T>::prepare_lanes() {
+  auto own =
+      std::make_shared<lane_arrays>(lane_arrays{{info_.sparse ? r_.y_pred : r_.y_true, r_.rows},
+                                                {r_.y_pred, r_.rows},
+                                                {},
+                                                {},
+                                                std::vector<T>(class_weight_ ? r_.cols : 0),
+                                                {}});
+  if (grad_pred_) own->d_pred.emplace(*r_.grad_pred, r_.rows);
+  if (grad_true_) own->d_true.emplace(*r_.grad_true, r_.rows);
+  for (std::size_t c = 0; c < own->class_weight.size(); ++c) {
+    T scratch;
+    own->class_weight[c] = *load(*class_weight_, c, 1, &scratch);
+  }
+  std::fill_n(own->plain.weight, lanes<T>, T(1));
+  std::fill_n(own->plain.scale, lanes<T>, scale_);
+  lanes_ = own;
+}
+
+template <class T>
+double call<T>::run_lanes() {
+  prepare_lanes();
   const int64_t tasks = (r_.rows + lanes<T> - 1) / lanes<T>;
   std::vector<double> partial(tasks);
-  const lane_view<T> t_lanes(info_.sparse ? r_.y_pred : r_.y_true, r_.rows),
-      p_lanes(r_.y_pred, r_.rows);
-  std::optional<lane_view<T>> d_pred_lanes, d_true_lanes;
-  if (grad_pred_) d_pred_lanes.emplace(*r_.grad_pred, r_.rows);
-  if (grad_true_) d_true_lanes.emplace(*r_.grad_true, r_.rows);
-  std::vector<T> class_weight(class_weight_ ? r_.cols : 0);
-  if (class_weight_)
-    for (int64_t c = 0; c < r_.cols; ++c) {
-      T scratch;
-      class_weight[c] = *load(*class_weight_, c, 1, &scratch);
-    }
-
-  lane_weights plain;
-  std::fill_n(plain.weight, lanes<T>, T(1));
-  std::fill_n(plain.scale, lanes<T>, T(norm * r_.upstream));
-
+  const sinks<T> to = arrays();
   parallel_for(tasks, threads_, [&](int64_t i) {
-    const int64_t row = i * lanes<T>, n = std::min<int64_t>(lanes<T>, r_.rows - row);
-    const int64_t size = r_.cols * lanes<T>;
-    const memory_loops<T>& loops = set_.memory;
-    alignas(cache_line) T loss[lanes<T>];
-    lane_block<T> rows{};
-    rows.classes = r_.cols;
-    lane_weights own;
-    weigh_lanes(row, n, plain, own, rows);
-    rows.loss = loss;
-    rows.kept = thread_scratch<T>(scratch_use::kept, kernel_.keeps ? size : 0);
-
-    const auto p = p_lanes.load(row, n, thread_scratch<T>(scratch_use::pred, size), loops);
-    rows.p = p.data;
-    rows.p_stride = p.stride;
-    if (!info_.sparse) {
-      T* scratch = thread_scratch<T>(scratch_use::target, size);
-      auto t = t_lanes.load(row, n, scratch, loops);
-      if (transforms_target()) {
-        const T by = T(target_scale_), shift = T(target_shift_);
-        for (int64_t c = 0; c < r_.cols; ++c)
-          for (int k = 0; k < lanes<T>; ++k) {
-            const T x = t.data[c * t.stride + k] * by + shift;
-            scratch[c * lanes<T> + k] = class_weight_ ? x * class_weight[c] : x;
-          }
-        t = {scratch, lanes<T>};
-      }
-      rows.t = t.data;
-      rows.t_stride = t.stride;
-    }
-    auto begin = [&](const std::optional<lane_view<T>>& out, scratch_use use) {
-      if (!out) return lane_array<T>{nullptr, 0};
-      const lane_array<T> here = streams_ ? lane_array<T>{nullptr, 0} : out->in_place(row, n);
-      return here.data ? here : lane_array<T>{thread_scratch<T>(use, size), lanes<T>};
-    };
-    const lane_array<T> d_pred = begin(d_pred_lanes, scratch_use::d_pred),
-                        d_true = begin(d_true_lanes, scratch_use::d_true);
-    rows.d_pred = d_pred.data;
-    rows.d_pred_stride = d_pred.stride;
-    rows.d_true = d_true.data;
-    rows.d_true_stride = d_true.stride;
-
-    kernel_.in_lanes[wants_](functor_, rows);
-
-    if (d_true.data && transforms_target())
-      for (int64_t c = 0; c < r_.cols; ++c) {
-        const T by = T(target_scale_);
-        T* x = d_true.data + c * d_true.stride;
-        for (int k = 0; k < lanes<T>; ++k)
-          x[k] = class_weight_ ? x[k] * by * class_weight[c] : x[k] * by;
-      }
-    auto end = [&](const std::optional<lane_view<T>>& out, scratch_use use, const T* data) {
-      if (out && data == thread_scratch<T>(use, size)) out->store(row, n, data, loops, streams_);
-    };
-    end(d_pred_lanes, scratch_use::d_pred, d_pred.data);
-    end(d_true_lanes, scratch_use::d_true, d_true.data);
-
-    if (r_.reduce == reduction::none)
-      store(*values_, row, n, loss);
-    else
-      partial[i] = loops.weighted_sum(loss, nullptr, n);
+    const int64_t row = i * lanes<T>;
+    partial[i] = lane_task(row, std::min<int64_t>(lanes<T>, r_.rows - row), to);
   });
   return sum_in_order(partial);
+}
+
+// The rows [row, row + n), at most `lanes`; returns the sum of their losses, or stores these.
+template <class T>
+double call<T>::lane_task(int64_t row, int64_t n, const sinks<T>& to) const {
+  const int64_t size = r_.cols * lanes<T>;
+  const memory_loops<T>& loops = set_.memory;
+  alignas(cache_line) T loss[lanes<T>];
+  lane_block<T> rows{};
+  rows.classes = r_.cols;
+  lane_weights own;
+  weigh_lanes(row, n, lanes_->plain, own, rows);
+  rows.loss = loss;
+  rows.kept = thread_scratch<T>(scratch_use::kept, kernel_.keeps ? size : 0);
+
+  const auto p = lanes_->p.load(row, n, thread_scratch<T>(scratch_use::pred, size), loops);
+  rows.p = p.data;
+  rows.p_stride = p.stride;
+  const T* class_weight = class_weight_ ? lanes_->class_weight.data() : nullptr;
+  if (!info_.uses_target) {
+    rows.t = p.data;
+    rows.t_stride = p.stride;
+  } else if (!info_.sparse) {
+    T* scratch = thread_scratch<T>(scratch_use::target, size);
+    auto t = lanes_->t.load(row, n, scratch, loops);
+    if (transforms_target()) {
+      const T by = T(target_scale_), shift = T(target_shift_);
+      for (int64_t c = 0; c < r_.cols; ++c)
+        for (int k = 0; k < lanes<T>; ++k) {
+          const T x = t.data[c * t.stride + k] * by + shift;
+          scratch[c * lanes<T> + k] = class_weight ? x * class_weight[c] : x;
+        }
+      t = {scratch, lanes<T>};
+    }
+    rows.t = t.data;
+    rows.t_stride = t.stride;
+  }
+  const auto begin = [&](const sink<T>& one, const std::optional<lane_view<T>>& array,
+                         scratch_use use) {
+    if (!one) return lane_array<T>{nullptr, 0};
+    if (one.array() && !one.streams())
+      if (const lane_array<T> here = array->in_place(row, n); here.data) return here;
+    return lane_array<T>{thread_scratch<T>(use, size), lanes<T>};
+  };
+  const lane_array<T> d_pred = begin(to.pred, lanes_->d_pred, scratch_use::d_pred),
+                      d_true = begin(to.truth, lanes_->d_true, scratch_use::d_true);
+  rows.d_pred = d_pred.data;
+  rows.d_pred_stride = d_pred.stride;
+  rows.d_true = d_true.data;
+  rows.d_true_stride = d_true.stride;
+
+  const int wants = (to.pred ? wants_pred : 0) | (to.truth ? wants_true : 0);
+  kernel_.in_lanes[wants](functor_, rows);
+
+  if (d_true.data && transforms_target())
+    for (int64_t c = 0; c < r_.cols; ++c) {
+      const T by = T(target_scale_);
+      T* x = d_true.data + c * d_true.stride;
+      for (int k = 0; k < lanes<T>; ++k)
+        x[k] = class_weight ? x[k] * by * class_weight[c] : x[k] * by;
+    }
+  const auto end = [&](const sink<T>& one, const std::optional<lane_view<T>>& array,
+                       scratch_use use, const T* data) {
+    if (!one || data != thread_scratch<T>(use, size)) return;
+    if (one.array())
+      array->store(row, n, data, loops, one.streams());
+    else
+      lanes_->p.store_rows(one, row, n, data, loops);
+  };
+  end(to.pred, lanes_->d_pred, scratch_use::d_pred, d_pred.data);
+  end(to.truth, lanes_->d_true, scratch_use::d_true, d_true.data);
+
+  if (r_.reduce != reduction::none) return loops.weighted_sum(loss, nullptr, n);
+  store(*values_, row, n, loss);
+  return 0;
 }
 
 // The weight, gradient scale and label of each lane. A row that does not count, or is none, gets a

@@ -8,82 +8,25 @@ namespace fastloss::cpu {
 
 using std::int64_t;
 
-namespace {
-
-// Elements of which a gradient is streamed at once: while so few are written, the processor does
-// not stop to read ahead.
-constexpr int64_t streamed_piece = 256;
-
-bool is_line(const void* at) { return reinterpret_cast<std::uintptr_t>(at) % cache_line == 0; }
-
-}  // namespace
-
 template <class T>
-std::optional<double> call<T>::run_map(double scale, double mean, bool expect_binary) {
+std::optional<double> call<T>::run_map(bool expect_binary) {
   const tiling tiles(r_.rows, r_.cols);
   std::vector<double> partial(tiles.count());
-  const T factor = T(scale * r_.upstream);
-  std::vector<T> constant(std::min(block, r_.rows * r_.cols), factor);
   std::atomic<bool> as_expected{true};
-  const bool sums_only =
-      weights_.empty() && !upstream_ && !grad_true_ && r_.reduce != reduction::none && factor != 0;
+  const sinks<T> to = arrays();
   parallel_for(tiles.count(), threads_, [&](int64_t i) {
     const tile at = tiles.at(i);
     if (at.size() == 0) return;
-    const int64_t first = at.row * r_.cols + at.col;
-    T t_scratch[block], p_scratch[block], w[block], s_scratch[block], loss[block];
-    alignas(cache_line) T d_pred_scratch[block], d_true_scratch[block];
     if (expect_binary) {
+      T scratch[block];
       if (!as_expected.load(std::memory_order_relaxed)) return;
-      if (!set_.memory.all_zero_or_one(load(t_, first, at.size(), t_scratch), at.size())) {
+      const int64_t first = at.row * r_.cols + at.col;
+      if (!set_.memory.all_zero_or_one(load(t_, first, at.size(), scratch), at.size())) {
         as_expected = false;
         return;
       }
     }
-    const T* t = targets(at, t_scratch);
-    const T* p = load(p_, first, at.size(), p_scratch);
-    const bool labels = are_labels(t, at.size());
-    const loss_kernel<T>& kernel = labels ? *kernel_.of_labels : kernel_;
-    const void* functor = labels ? label_functor_ : functor_;
-    const T* s = constant.data();
-    const bool weighted = !weights_.empty();
-    if (weighted) weights_.elements(at, r_.cols, w);
-    if (weighted || upstream_) {
-      scales(at, weighted ? w : nullptr, s[0], s_scratch);
-      s = s_scratch;
-    }
-    if (sums_only) {
-      T* d_pred = !grad_pred_ ? nullptr : output(*grad_pred_, first, at.size(), d_pred_scratch);
-      const auto loop = !d_pred                       ? kernel.map_sum
-                        : streams_ && is_line(d_pred) ? kernel.map_sum_stream
-                                                      : kernel.map_sum_gradient;
-      partial[i] = loop(functor, t, p, factor, d_pred, at.size());
-      if (d_pred == d_pred_scratch) store(*grad_pred_, first, at.size(), d_pred);
-      return;
-    }
-    const bool untransforms = grad_true_ && transforms_target();
-    const int64_t piece = streams_ && !untransforms ? streamed_piece : block;
-    for (int64_t k = 0; k < at.size(); k += piece) {
-      const int64_t n = std::min(piece, at.size() - k);
-      T* d_pred = begin_output(grad_pred_, first + k, n, d_pred_scratch);
-      T* d_true = begin_output(grad_true_, first + k, n, d_true_scratch);
-      kernel.map[wants_](functor, t + k, p + k, s + k, loss + k, d_pred, d_true, n);
-      if (untransforms) untransform(at, d_true);
-      end_output(grad_pred_, first + k, n, d_pred_scratch);
-      end_output(grad_true_, first + k, n, d_true_scratch);
-    }
-
-    const T* weight = weighted ? w : nullptr;
-    if (r_.reduce != reduction::none || tiles.tiles_per_row > 1) {
-      partial[i] = set_.memory.weighted_sum(loss, weight, at.size());
-    } else {
-      T sums[block];
-      for (int64_t r = 0; r < at.rows; ++r)
-        sums[r] =
-            T(mean * set_.memory.weighted_sum(loss + r * at.cols,
-                                              weight ? weight + r * at.cols : nullptr, at.cols));
-      store(*values_, at.row, at.rows, sums);
-    }
+    partial[i] = map_tile(at, to);
   });
   if (!as_expected) return std::nullopt;
   if (r_.reduce != reduction::none) return sum_in_order(partial);
@@ -92,26 +35,100 @@ std::optional<double> call<T>::run_map(double scale, double mean, bool expect_bi
       double sum = 0;
       for (int64_t k = 0; k < tiles.tiles_per_row; ++k)
         sum += partial[row * tiles.tiles_per_row + k];
-      const T value = T(mean * sum);
-      store(*values_, row, 1, &value);
+      row_value(row, sum);
     }
   return 0;
+}
+
+// The sum of the losses of a tile; of whole rows that nothing reduces, their values instead.
+template <class T>
+double call<T>::map_tile(const tile& at, const sinks<T>& to) const {
+  const int64_t first = at.row * r_.cols + at.col;
+  T t_scratch[block], p_scratch[block], w[block], s_scratch[block], loss[block];
+  alignas(cache_line) T d_pred_scratch[block], d_true_scratch[block];
+  const T* t = targets(at, t_scratch);
+  const T* p = load(p_, first, at.size(), p_scratch);
+  const bool labels = are_labels(t, at.size());
+  const T* s = equal_scales_.data();
+  const bool weighted = !weights_.empty();
+  if (!weighted && !upstream_ && !to.truth && r_.reduce != reduction::none && scale_ != 0) {
+    T* d_pred = !to.pred ? nullptr : to.pred.place(first, at.size(), d_pred_scratch);
+    lane_sums sums;
+    plain_piece(labels, t, p, nullptr, d_pred, to.pred.streams() && is_line(d_pred), at.size(),
+                sums);
+    if (d_pred == d_pred_scratch) store(*to.pred.array(), first, at.size(), d_pred);
+    return sums.total();
+  }
+  const loss_kernel<T>& kernel = labels ? *kernel_.of_labels : kernel_;
+  const void* functor = labels ? label_functor_ : functor_;
+  if (weighted) weights_.elements(at, r_.cols, w);
+  if (weighted || upstream_) {
+    scales(at, weighted ? w : nullptr, scale_, s_scratch);
+    s = s_scratch;
+  }
+  const int wants = (to.pred ? wants_pred : 0) | (to.truth ? wants_true : 0);
+  const bool untransforms = to.truth && transforms_target();
+  const bool streams = to.pred.streams() || to.truth.streams();
+  const int64_t piece = streams && !untransforms ? streamed_piece : block;
+  for (int64_t k = 0; k < at.size(); k += piece) {
+    const int64_t n = std::min(piece, at.size() - k);
+    T* d_pred = to.pred.begin(first + k, n, d_pred_scratch);
+    T* d_true = to.truth.begin(first + k, n, d_true_scratch);
+    kernel.map[wants](functor, t + k, p + k, s + k, loss + k, d_pred, d_true, n);
+    if (untransforms) untransform(at, d_true);
+    to.pred.end(first + k, n, d_pred_scratch);
+    to.truth.end(first + k, n, d_true_scratch);
+  }
+
+  const T* weight = weighted ? w : nullptr;
+  if (r_.reduce != reduction::none || at.cols < r_.cols)
+    return set_.memory.weighted_sum(loss, weight, at.size());
+  T sums[block];
+  for (int64_t r = 0; r < at.rows; ++r)
+    sums[r] = T(mean_ * set_.memory.weighted_sum(loss + r * at.cols,
+                                                 weight ? weight + r * at.cols : nullptr, at.cols));
+  store(*values_, at.row, at.rows, sums);
+  return 0;
+}
+
+template <class T>
+double call<T>::map_panel(int64_t first, int64_t n, const sinks<T>& to) const {
+  const int64_t cols = r_.cols, end = first + n;
+  double sum = 0;
+  for (int64_t e = first; e < end;) {
+    const int64_t row = e / cols, col = e % cols, rest = end - e;
+    tile at{row, 1, col, std::min({rest, cols - col, block})};
+    if (cols <= block && col == 0 && rest >= cols)
+      at = {row, std::min(rest, block) / cols, 0, cols};
+    sum += map_tile(at, to);
+    e += at.size();
+    const bool ends_long_row = cols > block && e % cols == 0;
+    if (ends_long_row && n >= cols && r_.reduce == reduction::none) {
+      row_value(row, sum);
+      sum = 0;
+    }
+  }
+  return sum;
 }
 
 // Labels that are all 0 or 1 stand for -1 and 1. They are taken for such while they are looked at,
 // so that they are read once, and everything is done again if one is not; beforehand, where an
 // output lies over what would have to be read again.
 template <class T>
-double call<T>::run_hinge(double scale, double mean) {
+double call<T>::run_hinge() {
   const bool look_first = output_overlaps_input();
   if (!look_first || labels_are_binary()) {
-    target_scale_ = 2;
-    target_shift_ = -1;
-    if (const auto sum = run_map(scale, mean, !look_first)) return *sum;
-    target_scale_ = r_.target_scale;
-    target_shift_ = r_.target_shift;
+    take_labels_for_signs(true);
+    if (const auto sum = run_map(!look_first)) return *sum;
+    take_labels_for_signs(false);
   }
-  return *run_map(scale, mean, false);
+  return *run_map(false);
+}
+
+template <class T>
+void call<T>::take_labels_for_signs(bool binary) {
+  target_scale_ = binary ? 2 : r_.target_scale;
+  target_shift_ = binary ? -1 : r_.target_shift;
 }
 
 template <class T>

@@ -13,20 +13,11 @@
 namespace fastloss::cpu {
 namespace {
 
-// Independent double sums: the same bits whatever the vector width. Many, because additions to one
-// register wait for each other.
-constexpr int sum_lanes = 32;
-
-FASTLOSS_HD double sum_of_lanes(double (&sums)[sum_lanes]) {
-  for (int half = sum_lanes / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
-  return sums[0];
-}
-
 template <class T>
 double weighted_sum(const T* x, const T* w, std::int64_t n) {
   constexpr int width = sum_lanes;
-  double sums[width] = {};
+  lane_sums all;
+  double (&sums)[width] = all.lane;
   std::int64_t i = 0;
   if (w) {
     for (; i + width <= n; i += width)
@@ -40,7 +31,7 @@ double weighted_sum(const T* x, const T* w, std::int64_t n) {
       for (int k = 0; k < width; ++k) sums[k] += double(x[i + k]);
     for (; i < n; ++i) sums[i % width] += double(x[i]);
   }
-  return sum_of_lanes(sums);
+  return all.total();
 }
 
 template <class T>
@@ -90,6 +81,12 @@ void stream(const T* from, std::int64_t n, T* to) {
   while (i < n && reinterpret_cast<std::uintptr_t>(to + i) % cache_line != 0) to[i] = from[i], ++i;
   for (; i + line<T> <= n; i += line<T>) stream_line(from + i, to + i);
   for (; i < n; ++i) to[i] = from[i];
+}
+
+template <class T>
+void add(const T* x, std::int64_t n, T* sum) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) sum[i] += x[i];
 }
 
 #if defined(__has_builtin)
@@ -218,7 +215,8 @@ void from_lanes(const T* in, std::int64_t n, T* rows) {
 
 template <class T>
 memory_loops<T> make_memory_loops() {
-  return {weighted_sum<T>, all_zero_or_one<T>, all_below, stream<T>, to_lanes<T>, from_lanes<T>};
+  return {weighted_sum<T>, all_zero_or_one<T>, all_below,    stream<T>,
+          add<T>,          to_lanes<T>,        from_lanes<T>};
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // Losses of rows, one row after the other, with the elements of a row in vector lanes.
+#include <algorithm>
 #include <limits>
 
 #include "cpu/call.h"
@@ -9,31 +10,33 @@ namespace fastloss::cpu {
 
 using std::int64_t;
 
-namespace {
-
-// Columns up to which a row is summarized by one call: what is read again stays in the L2 cache.
-constexpr int64_t long_row = 65536;
-
-}  // namespace
-
 template <class T>
 struct call<T>::row_state {
   alignas(16) unsigned char stats[stats_bytes] = {};
   one_hot<T> label{-1, T(1)};
   T weight = 1, scale = 1;
+  bool counts = false;  // otherwise its loss and gradient are zero
+};
+
+// The long rows that the panels of a sum lie in.
+template <class T>
+struct call<T>::long_rows {
+  int64_t first = 0;  // element
+  std::vector<row_state> states;
+  std::vector<T> kept;
 };
 
 template <class T>
-double call<T>::run_rows(double norm) const {
-  const int64_t blocks = (r_.cols + block - 1) / block;
-  const int64_t keeps = kernel_.keeps ? r_.cols : 0;
+double call<T>::run_rows() const {
+  const sinks<T> to = arrays();
   if (r_.cols > long_row) {
     // Threads share every row: their parts of it stay in their caches.
-    std::vector<T> kept(keeps);
+    const int64_t blocks = (r_.cols + block - 1) / block;
+    std::vector<T> kept(kernel_.keeps ? r_.cols : 0);
     double sum = 0;
     for (int64_t row = 0; row < r_.rows; ++row)
       sum +=
-          run_row(row, norm, kept.data(), [&](auto body) { parallel_for(blocks, threads_, body); });
+          run_row(row, kept.data(), to, [&](auto body) { parallel_for(blocks, threads_, body); });
     return sum;
   }
   const int64_t rows_per_task = std::max<int64_t>(1, 2 * block / r_.cols);
@@ -41,27 +44,42 @@ double call<T>::run_rows(double norm) const {
   std::vector<double> partial(tasks);
   parallel_for(tasks, threads_, [&](int64_t i) {
     const int64_t end = std::min(r_.rows, (i + 1) * rows_per_task);
-    T* kept = thread_scratch<T>(scratch_use::kept, keeps);
-    for (int64_t row = i * rows_per_task; row < end; ++row)
-      partial[i] += run_row(row, norm, kept, [&](auto body) {
-        for (int64_t b = 0; b < blocks; ++b) body(b);
-      });
+    for (int64_t row = i * rows_per_task; row < end; ++row) partial[i] += run_short_row(row, to);
   });
   return sum_in_order(partial);
+}
+
+template <class T>
+double call<T>::run_short_row(int64_t row, const sinks<T>& to) const {
+  T* kept = thread_scratch<T>(scratch_use::kept, kernel_.keeps ? r_.cols : 0);
+  return run_row(row, kept, to, [&](auto body) {
+    for (int64_t b = 0; b * block < r_.cols; ++b) body(b);
+  });
 }
 
 // One row, its blocks run by `for_each_block`; returns its weighted loss. `kept` has room for what
 // the functor keeps of every element.
 template <class T>
 template <class ForEachBlock>
-double call<T>::run_row(int64_t row, double norm, T* kept, ForEachBlock for_each_block) const {
-  auto block_at = [&](int64_t b) {
-    return tile{row, 1, b * block, std::min(block, r_.cols - b * block)};
-  };
+double call<T>::run_row(int64_t row, T* kept, const sinks<T>& to,
+                        ForEachBlock for_each_block) const {
   row_state s;
-  const bool counts = prepare(row, norm, s);
+  const T loss = reduce_row(row, kept, s, for_each_block);
+  if (to.pred || to.truth)
+    for_each_block([&](int64_t b) {
+      const tile at{row, 1, b * block, std::min(block, r_.cols - b * block)};
+      gradient(at, s, kept + (kernel_.keeps ? b * block : 0), to);
+    });
+  return loss;
+}
+
+// Fills the state of a row; returns its weighted loss, which is stored if nothing reduces it.
+template <class T>
+template <class ForEachBlock>
+T call<T>::reduce_row(int64_t row, T* kept, row_state& s, ForEachBlock for_each_block) const {
+  s.counts = prepare(row, s);
   T loss = 0;
-  if (counts) {
+  if (s.counts) {
     if (r_.cols > long_row)
       reduce_by_blocks(row, s, kept, for_each_block);
     else
@@ -69,14 +87,36 @@ double call<T>::run_row(int64_t row, double norm, T* kept, ForEachBlock for_each
     loss = s.weight * kernel_.row_loss(functor_, s.stats);
   }
   if (r_.reduce == reduction::none) store(*values_, row, 1, &loss);
-  if (wants_)
-    for_each_block([&](int64_t b) {
-      if (counts && s.scale != 0)
-        gradient(block_at(b), s, kept + (kernel_.keeps ? b * block : 0));
-      else
-        zero_gradient(block_at(b));
-    });
   return loss;
+}
+
+template <class T>
+double call<T>::begin_long_rows(int64_t first, int64_t n) {
+  if (!long_rows_) long_rows_ = std::make_shared<long_rows>();
+  long_rows& rows = *long_rows_;
+  rows.first = first;
+  rows.states.assign(n / r_.cols, {});
+  if (kernel_.keeps) rows.kept.resize(n);
+  const int64_t blocks = (r_.cols + block - 1) / block;
+  double sum = 0;
+  for (std::size_t i = 0; i < rows.states.size(); ++i)
+    sum += reduce_row(first / r_.cols + int64_t(i),
+                      rows.kept.data() + (kernel_.keeps ? i * r_.cols : 0), rows.states[i],
+                      [&](auto body) { parallel_for(blocks, threads_, body); });
+  return sum;
+}
+
+template <class T>
+void call<T>::long_row_panel(int64_t first, int64_t n, const sinks<T>& to) const {
+  if (!to.pred && !to.truth) return;
+  const long_rows& rows = *long_rows_;
+  for (int64_t e = first; e < first + n;) {
+    const int64_t col = e % r_.cols;
+    const tile at{e / r_.cols, 1, col, std::min({block, r_.cols - col, first + n - e})};
+    gradient(at, rows.states[(e - rows.first) / r_.cols],
+             rows.kept.data() + (kernel_.keeps ? e - rows.first : 0), to);
+    e += at.cols;
+  }
 }
 
 template <class T>
@@ -109,7 +149,9 @@ void call<T>::reduce_at_once(int64_t row, row_state& s, T* kept) const {
   const int64_t first = row * r_.cols;
   const T* p = load(p_, first, r_.cols, thread_scratch<T>(scratch_use::pred, r_.cols));
   const T* t = nullptr;
-  if (!info_.sparse) {
+  if (!info_.uses_target) {
+    t = p;
+  } else if (!info_.sparse) {
     T* scratch = thread_scratch<T>(scratch_use::target, r_.cols);
     t = scratch;
     if (!transforms_target())
@@ -123,7 +165,7 @@ void call<T>::reduce_at_once(int64_t row, row_state& s, T* kept) const {
 
 // Fills the label, weight and scale of a row; false if the row does not count.
 template <class T>
-bool call<T>::prepare(int64_t row, double norm, row_state& s) const {
+bool call<T>::prepare(int64_t row, row_state& s) const {
   if (!weights_.empty()) weights_.rows(row, 1, &s.weight);
   if (s.weight == 0) return false;
   if (info_.sparse) {
@@ -135,7 +177,7 @@ bool call<T>::prepare(int64_t row, double norm, row_state& s) const {
       s.label.value = *load(*class_weight_, s.label.position, 1, &weight);
     }
   }
-  s.scale = T(norm * r_.upstream) * s.weight;
+  s.scale = scale_ * s.weight;
   if (upstream_) {
     T scratch;
     s.scale *= *load(*upstream_, row, 1, &scratch);
@@ -154,27 +196,34 @@ void call<T>::accumulate(int phase, const tile& at, const row_state& s, T* kept,
 }
 
 template <class T>
-void call<T>::gradient(const tile& at, const row_state& s, const T* kept) const {
+void call<T>::gradient(const tile& at, const row_state& s, const T* kept,
+                       const sinks<T>& to) const {
+  if (!s.counts || s.scale == 0) return zero_gradient(at, to);
   const int64_t first = at.row * r_.cols + at.col;
   T t_scratch[block], p_scratch[block];
   alignas(cache_line) T d_pred_scratch[block], d_true_scratch[block];
   const T* t = info_.sparse ? nullptr : targets(at, t_scratch);
   const T* p = load(p_, first, at.cols, p_scratch);
-  T* d_pred = begin_output(grad_pred_, first, at.cols, d_pred_scratch);
-  T* d_true = begin_output(grad_true_, first, at.cols, d_true_scratch);
-  kernel_.gradient[wants_](functor_, s.stats, t, {s.label.position - at.col, s.label.value}, p,
-                           kept, s.scale, d_pred, d_true, at.cols);
+  T* d_pred = to.pred.begin(first, at.cols, d_pred_scratch);
+  T* d_true = to.truth.begin(first, at.cols, d_true_scratch);
+  const int wants = (d_pred ? wants_pred : 0) | (d_true ? wants_true : 0);
+  kernel_.gradient[wants](functor_, s.stats, t, {s.label.position - at.col, s.label.value}, p, kept,
+                          s.scale, d_pred, d_true, at.cols);
   if (d_true && transforms_target()) untransform(at, d_true);
-  end_output(grad_pred_, first, at.cols, d_pred_scratch);
-  end_output(grad_true_, first, at.cols, d_true_scratch);
+  to.pred.end(first, at.cols, d_pred_scratch);
+  to.truth.end(first, at.cols, d_true_scratch);
 }
 
 template <class T>
-void call<T>::zero_gradient(const tile& at) const {
-  const T zeros[block] = {};
+void call<T>::zero_gradient(const tile& at, const sinks<T>& to) const {
   const int64_t first = at.row * r_.cols + at.col;
-  if (grad_pred_) store(*grad_pred_, first, at.cols, zeros);
-  if (grad_true_) store(*grad_true_, first, at.cols, zeros);
+  for (const sink<T>* one : {&to.pred, &to.truth}) {
+    if (!*one) continue;
+    T scratch[block];
+    T* zeros = one->place(first, at.cols, scratch);
+    std::fill_n(zeros, at.cols, T(0));
+    if (zeros == scratch) store(*one->array(), first, at.cols, scratch);
+  }
 }
 
 template class call<float>;

@@ -8,7 +8,19 @@
 
 namespace fastloss::cpu {
 
-enum class scratch_use { pred, target, kept, d_pred, d_true, rows, count };
+enum class scratch_use {
+  pred,
+  target,
+  kept,
+  d_pred,
+  d_true,
+  rows,
+  sum_pred,
+  sum_true,
+  term_pred,
+  term_true,
+  count
+};
 
 // Room for n numbers, on whole cache lines, until this thread asks again for the same use.
 template <class T>

@@ -3,6 +3,7 @@
 
 #include "losses/map.h"
 #include "losses/pairwise.h"
+#include "losses/penalty.h"
 #include "losses/region.h"
 #include "losses/row.h"
 
@@ -18,12 +19,13 @@ using all_losses = loss_list<
     mean_squared_error, mean_absolute_error, mean_absolute_percentage_error,
     mean_squared_logarithmic_error, huber, log_cosh, hinge, squared_hinge, kl_divergence, poisson,
     binary_crossentropy, binary_crossentropy_from_logits, binary_focal_crossentropy,
-    binary_focal_crossentropy_from_logits,
+    binary_focal_crossentropy_from_logits, mean_square, mean_absolute,
     // row
     categorical_crossentropy, categorical_crossentropy_from_logits, sparse_categorical_crossentropy,
     sparse_categorical_crossentropy_from_logits, categorical_focal_crossentropy,
     categorical_focal_crossentropy_from_logits, categorical_generalized_cross_entropy,
-    categorical_hinge, cosine_similarity,
+    categorical_hinge, cosine_similarity, confidence_penalty, confidence_penalty_from_logits,
+    z_loss,
     // region
     dice, iou, tversky,
     // pairwise

@@ -13,6 +13,8 @@
 // before `target_phase` do not look at the target; in the others, elements whose target is zero add
 // nothing.
 //
+// A loss that sets `uses_target` to false looks at p alone; what it is given as t is p.
+//
 // A row loss that sets `keeps` has keep(p, stats), which is computed once per element, in phase 1,
 // and handed to terms and gradient after p from then on: what is too expensive to be computed
 // twice.
@@ -68,6 +70,7 @@ struct any_loss {
   using of_labels = void;
   static constexpr bool sparse = false;       // integer labels
   static constexpr bool label_signs = false;  // labels {0, 1} stand for {-1, 1}
+  static constexpr bool uses_target = true;   // otherwise a formula of y_pred alone
 };
 
 struct map_loss : any_loss {

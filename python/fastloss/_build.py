@@ -6,17 +6,23 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+
 from fastloss._evaluate import (
     REDUCTIONS,
     Array,
+    Plan,
     Wrt,
     check_reduction,
     check_wrt,
     front_end,
     predictions,
+    real_numbers,
 )
+from fastloss._parameters import Parameter
 from fastloss._plans import kept_plan, make_plan
-from fastloss._registry import ALIASES, REGISTRY, LossSpec, Parameter
+from fastloss._registry import ALIASES, REGISTRY, LossSpec
+from fastloss._sum import Summable
 
 
 def assign_arguments(
@@ -36,7 +42,13 @@ def assign_arguments(
     return given
 
 
-class Loss:
+def _checked_weight(given: Any) -> Any:
+    if given is None or callable(given) or front_end(given):
+        return given
+    return real_numbers(given, "weight")
+
+
+class Loss(Summable):
     """Base class of the losses: parameters, a reduction, and the two ways to call them.
 
     Use one of its subclasses, such as `fastloss.MeanSquaredError`, or `fastloss.get`.
@@ -46,11 +58,19 @@ class Loss:
     reduction: str | None
     name: str
     dtype: str | None
+    weight: Any = None
+    _plan: Plan
+    _weighs = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not hasattr(self, "spec"):
             raise TypeError("Loss: use one of its subclasses, or fastloss.get(name)")
-        names = [p.name for p in self.spec.class_parameters] + ["reduction", "name", "dtype"]
+        names = [p.name for p in self.spec.class_parameters] + [
+            "reduction",
+            "name",
+            "dtype",
+            "weight",
+        ]
         given = assign_arguments(self.spec, names, args, kwargs)
         self.reduction = given.pop("reduction", "sum_over_batch_size")
         check_reduction(self.reduction)
@@ -63,6 +83,8 @@ class Loss:
             )
         if self.dtype == "bfloat16":
             import ml_dtypes  # noqa: F401  (registers the name with NumPy)
+        self.weight = _checked_weight(given.pop("weight", None))
+        self._weighs = self.weight is not None
         self._plan = make_plan(self.spec, given)
         for parameter in self.spec.class_parameters:
             setattr(self, parameter.name, self._plan.parameters[parameter.name])
@@ -117,6 +139,8 @@ class Loss:
             self._check_arrays(arrays)
         if self.dtype is not None:
             y_pred = self._cast(y_pred)
+        if self._weighs:
+            arrays["weight"] = self._own_weight(y_true)
         # By position, because that is the fastest call.
         return self._plan.evaluate(
             y_true, y_pred, self.reduction, sample_weight, mask, 1.0, None, None, check, **arrays
@@ -167,11 +191,13 @@ class Loss:
             Also in the middle of a long call; ``out`` may then be half written.
         """
         if wrt != "y_pred":
-            check_wrt(wrt, self.spec, out)
+            check_wrt(wrt, self._plan.takes_labels, out)
         if arrays:
             self._check_arrays(arrays)
         if self.dtype is not None:
             y_pred = self._cast(y_pred)
+        if self._weighs:
+            arrays["weight"] = self._own_weight(y_true)
         value, grad_pred, grad_true = self._plan.evaluate(
             y_true, y_pred, self.reduction, sample_weight, mask, upstream, wrt, out, check,
             **arrays,
@@ -181,7 +207,7 @@ class Loss:
         return value, grad_pred if wrt == "y_pred" else grad_true
 
     def _check_arrays(self, arrays: dict[str, Any]) -> None:
-        known = [a.name for a in self.spec.arrays]
+        known = self._plan.arrays
         for name in arrays:
             if name not in known:
                 raise TypeError(
@@ -196,6 +222,17 @@ class Loss:
             return elsewhere.cast(y_pred, self.dtype)
         return predictions(y_pred).astype(self.dtype, copy=False)
 
+    def _own_weight(self, y_true: Any) -> Any:
+        """The weight of the loss itself, for these targets."""
+        if not callable(self.weight):
+            return self.weight
+        return self.weight(y_true if front_end(y_true) else np.asarray(y_true))
+
+    def _summed(self, *terms: tuple[Any, Any]) -> Loss:
+        from fastloss._algebra import Combination
+
+        return Combination(terms)
+
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_plan"}
 
@@ -205,12 +242,13 @@ class Loss:
         self._plan = make_plan(self.spec, given)
 
     def get_config(self) -> dict[str, Any]:
-        """Every constructor argument by name, as plain Python values."""
+        """Every constructor argument by name, as plain Python values; a function is itself."""
         return {
             **{p.name: self._plan.parameters[p.name] for p in self.spec.class_parameters},
             "reduction": self.reduction,
             "name": self.name,
             "dtype": self.dtype,
+            "weight": self.weight.tolist() if isinstance(self.weight, np.ndarray) else self.weight,
         }
 
     @classmethod
@@ -228,6 +266,7 @@ class Loss:
             "reduction": "sum_over_batch_size",
             "name": self.spec.object_name,
             "dtype": None,
+            "weight": None,
         }
         return {k for k, v in self.get_config().items() if v != defaults[k]}
 
@@ -261,6 +300,8 @@ def _parameter_lines(parameters: tuple[Parameter, ...]) -> str:
 
 def _arrays_text(spec: LossSpec) -> str:
     true, pred = _ARRAYS_TEXT.get(spec.kind) or _ARRAYS_TEXT[spec.labels]
+    if not spec.uses_target:
+        true = "Not looked at; may be None."
     more = (f"{a.name} : array_like, optional\n    {a.doc}\n" for a in spec.arrays)
     return (
         f"y_true : array_like\n    {true}\ny_pred : array_like\n    {pred}: {_FLOATS}\n"
@@ -370,10 +411,18 @@ def class_members(spec: LossSpec, module: str, example: str = "") -> dict[str, A
         "\n    How the losses of the samples become one value.\n"
         f"name : str, default {spec.object_name!r}\n    A name for messages and logs.\n"
         "dtype : str, optional\n    What to cast y_pred to.\n"
+        "weight : callable or array_like, optional\n    What the loss is weighted by beside the "
+        "``sample_weight`` of a call: an array, or a\n    function of y_true that returns one. It "
+        "fits as a ``sample_weight`` does.\n"
     )
     signature = _signature(
         [(p.name, p.default) for p in spec.class_parameters]
-        + [("reduction", "sum_over_batch_size"), ("name", spec.object_name), ("dtype", None)],
+        + [
+            ("reduction", "sum_over_batch_size"),
+            ("name", spec.object_name),
+            ("dtype", None),
+            ("weight", None),
+        ],
         lead=(),
     )
     return {

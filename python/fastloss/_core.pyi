@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ TENSORFLOW_SCALE_OP: str
 XLA_TARGET: str
 XLA_HANDLER: CapsuleType
 
-def losses() -> list[tuple[str, str, bool, list[str]]]: ...
+def losses() -> list[tuple[str, str, bool, bool, list[str]]]: ...
 def instruction_set() -> str: ...
 def instruction_sets() -> list[str]: ...
 def num_threads() -> int: ...
@@ -23,6 +23,9 @@ def check_out(out: object, y_pred: NDArray[Any]) -> None: ...
 def may_fill(out: NDArray[Any], array: NDArray[Any]) -> bool: ...
 
 class Plan:
+    @overload
+    def __init__(self, terms: Sequence[tuple[float, Plan]]) -> None: ...
+    @overload
     def __init__(
         self,
         loss: int,
@@ -54,6 +57,7 @@ class Plan:
         upstream: object,
         wrt: str | None,
         out: object,
+        own_weights: tuple[object, ...] | None = None,
     ) -> tuple[Any, NDArray[Any] | None, NDArray[Any] | None] | None: ...
 
 def run_ctc(

@@ -15,6 +15,7 @@ import numpy as np
 from fastloss import _core
 from fastloss._evaluate import REDUCTIONS, GridPlan, Plan, Wrt, integer_labels, is_on_gpu
 from fastloss._samples import BatchPlan, Host, Samples, ctc_label_length, ctc_logit_length
+from fastloss._sum import SumPlan
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -295,29 +296,48 @@ def evaluate(
     wrt: Wrt | None = None,
     out: Any = None,
     check: bool = False,
+    weight: Any = None,
     **arrays: Any,
 ) -> tuple[Any, Any, Any]:
     """For GPU arrays what `Plan.evaluate` gives for arrays of the host.
 
     The reduced value is an array without dimensions, so that nothing waits for it.
     """
-    cp = _cupy()
     kernels()
+    cp = _cupy()
     y_pred = predictions(y_pred)
     device = y_pred.device.id
+    if isinstance(plan, SumPlan):  # the kernels of GPUs do one loss at a time
+        if out is not None:
+            _check_out(out, y_pred)
+        with cp.cuda.Device(device):
+            return plan.by_terms(
+                y_true, y_pred, sample_weight, mask, upstream, wrt, out, check, arrays
+            )
     if isinstance(plan, BatchPlan):
+        if weight is not None:
+            arrays["weight"] = _number_on_gpu(weight)
         with cp.cuda.Device(device):
             place = _Gpu(device, check)
             factors = (_number_on_gpu(sample_weight), _number_on_gpu(mask))
             return plan.compute(
                 place, y_true, y_pred, reduction, *factors, upstream, wrt, out, **arrays
             )
-    assert isinstance(plan, GridPlan)
+    if not isinstance(plan, GridPlan):
+        raise TypeError(f"y_pred: {plan.name} does not take GPU arrays, only NumPy's")
     compiled = _device_plan(plan)
     with cp.cuda.Device(device):
-        y_true = _real_numbers(y_true, "y_true", device)
+        y_true = y_pred if plan.ignores(y_true) else _real_numbers(y_true, "y_true", device)
         if sample_weight is not None:
             sample_weight = _real_numbers(_number_on_gpu(sample_weight), "sample_weight", device)
+        if weight is not None:
+            weight = _real_numbers(_number_on_gpu(weight), "weight", device)
+            if sample_weight is not None and sample_weight.ndim not in (0, weight.ndim):
+                raise ValueError(
+                    "sample_weight: expected as many dimensions as the loss's own weight has on a "
+                    f"GPU, {weight.ndim}, got {sample_weight.ndim}"
+                )
+            sample_weight = weight if sample_weight is None else weight * sample_weight
         if mask is not None:
             mask = _real_numbers(_number_on_gpu(mask), "mask", device)
             mask = mask if mask.dtype.kind == "b" else mask != 0

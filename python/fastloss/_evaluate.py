@@ -30,7 +30,7 @@ REDUCTIONS: dict[str | None, int] = {
 # DLPack's numbers for the memory of a CUDA device, and for memory that it shares with the host.
 _CUDA_MEMORY = (2, 13)
 
-_KERNELS = {name: (i, params) for i, (name, _, _, params) in enumerate(_core.losses())}
+_KERNELS = {name: (i, params) for i, (name, *_, params) in enumerate(_core.losses())}
 
 
 class FrontEnd(NamedTuple):
@@ -86,13 +86,28 @@ def check_reduction(reduction: Any) -> None:
 class Plan:
     """A loss with checked parameters, ready to be called: all that does not depend on arrays."""
 
+    name: str
+    takes_labels: bool
+    """Whether y_true are integers, which have no gradient."""
+    uses_target: bool
+    arrays: tuple[str, ...]
+    """What a call may take beside y_true and y_pred."""
+
     def __init__(self, spec: LossSpec, given: dict[str, Any]) -> None:
         self.spec = spec
         self.parameters = spec.bind(given)
+        self.name = spec.name
+        self.takes_labels = spec.labels == "integer"
+        self.uses_target = spec.uses_target
+        self.arrays = tuple(a.name for a in spec.arrays)
 
     def axes(self, ndim: int) -> list[int]:
         """The axes of y_pred that one loss value is taken over, as indices from 0."""
         raise NotImplementedError
+
+    def ignores(self, y_true: Any) -> bool:
+        """Whether y_true is missing, and nobody looks at it."""
+        return y_true is None and not self.uses_target
 
     def evaluate(
         self, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any
@@ -100,12 +115,59 @@ class Plan:
         """The reduced value (or the values), and the gradients asked for by ``wrt``.
 
         See ``Loss.value_and_grad`` for the arguments: ``reduction``, ``sample_weight``, ``mask``,
-        ``upstream``, ``wrt``, ``out``, ``check``, and the arrays of the kind of loss.
+        ``upstream``, ``wrt``, ``out``, ``check``, and the arrays of the kind of loss. ``weight`` is
+        the own weight of the loss; of a sum in one pass, a tuple with one for each term.
         """
         raise NotImplementedError
 
 
-class GridPlan(Plan):
+class CompiledPlan(Plan):
+    """What one call of the compiled kernels evaluates."""
+
+    compiled: _core.Plan
+
+    def evaluate(
+        self,
+        y_true: Any,
+        y_pred: Any,
+        reduction: str | None,
+        sample_weight: Any = None,
+        mask: Any = None,
+        upstream: Any = 1.0,
+        wrt: Wrt | None = None,
+        out: Array | None = None,
+        check: bool = False,
+        weight: Any = None,
+    ) -> tuple[Any, Array | None, Array | None]:
+        how, run = REDUCTIONS[reduction], self.compiled.run
+        own = weight if weight is None or type(weight) is tuple else (weight,)
+        result = run(y_true, y_pred, how, sample_weight, mask, upstream, wrt, out, own)
+        if result is None:
+            if elsewhere := front_end(y_pred):
+                return elsewhere.evaluate(
+                    self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check,
+                    **({} if weight is None else {"weight": weight}),
+                )  # fmt: skip
+            y_pred = predictions(y_pred)
+            y_true = y_pred if self.ignores(y_true) else real_numbers(y_true, "y_true")
+            if sample_weight is not None:
+                sample_weight = real_numbers(sample_weight, "sample_weight")
+            if mask is not None:
+                mask = real_numbers(mask, "mask")
+                mask = mask if mask.dtype == bool else mask != 0
+            if type(upstream) is not float:
+                upstream = real_numbers(upstream, "upstream")
+            if own is not None:
+                own = tuple(None if w is None else real_numbers(w, "weight") for w in own)
+            result = run(y_true, y_pred, how, sample_weight, mask, upstream, wrt, out, own)
+            assert result is not None
+        return result
+
+    def axes(self, ndim: int) -> list[int]:
+        return self.compiled.axes_of(ndim)
+
+
+class GridPlan(CompiledPlan):
     """A loss of y_true and y_pred at the same places, or of labels along an axis of y_pred."""
 
     def __init__(self, spec: LossSpec, options: dict[str, Any], epsilon: float = EPSILON) -> None:
@@ -144,40 +206,6 @@ class GridPlan(Plan):
             any(isinstance(w, tuple) for w in given),
         )
         self.compiled.warn_of_one_class(spec.kind == "row" and "label_smoothing" in p)
-
-    def evaluate(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        reduction: str | None,
-        sample_weight: Any = None,
-        mask: Any = None,
-        upstream: Any = 1.0,
-        wrt: Wrt | None = None,
-        out: Array | None = None,
-        check: bool = False,
-    ) -> tuple[Any, Array | None, Array | None]:
-        how, run = REDUCTIONS[reduction], self.compiled.run
-        result = run(y_true, y_pred, how, sample_weight, mask, upstream, wrt, out)
-        if result is None:
-            if elsewhere := front_end(y_pred):
-                return elsewhere.evaluate(
-                    self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check
-                )
-            y_pred, y_true = predictions(y_pred), real_numbers(y_true, "y_true")
-            if sample_weight is not None:
-                sample_weight = real_numbers(sample_weight, "sample_weight")
-            if mask is not None:
-                mask = real_numbers(mask, "mask")
-                mask = mask if mask.dtype == bool else mask != 0
-            if type(upstream) is not float:
-                upstream = real_numbers(upstream, "upstream")
-            result = run(y_true, y_pred, how, sample_weight, mask, upstream, wrt, out)
-            assert result is not None
-        return result
-
-    def axes(self, ndim: int) -> list[int]:
-        return self.compiled.axes_of(ndim)
 
 
 def front_end(y_pred: Any) -> FrontEnd | None:
@@ -281,10 +309,10 @@ def fit_weight(
     )
 
 
-def check_wrt(wrt: Any, spec: LossSpec, out: Array | None = None) -> None:
+def check_wrt(wrt: Any, takes_labels: bool, out: Array | None = None) -> None:
     if wrt not in ("y_pred", "y_true", "both"):
         raise ValueError(f"wrt: expected 'y_pred', 'y_true' or 'both', got {wrt!r}")
-    if spec.labels == "integer" and wrt != "y_pred":
+    if takes_labels and wrt != "y_pred":
         raise ValueError(f"wrt: integer labels have no gradient, expected 'y_pred', got {wrt!r}")
     if out is not None and wrt != "y_pred":
         raise ValueError(f"out: expected only with wrt='y_pred', got wrt={wrt!r}")

@@ -19,6 +19,7 @@ from fastloss._evaluate import GridPlan, Plan
 from fastloss._keras_functions import compute, reduce_losses
 from fastloss._plans import make_plan
 from fastloss._registry import BY_NAME, LossSpec
+from fastloss._sum import FusedSum
 from fastloss._tensorflow_ops import obstacle
 
 _KERAS_VERSION = tuple(int(n) for n in keras.__version__.split(".")[:2])
@@ -157,7 +158,13 @@ def _operands(
         return None
     if any(tf.is_tensor(v) or isinstance(v, keras.Variable) for v in given.values()):
         return None  # it may be learned
-    y_true, y_pred = _tensors(spec, y_true, y_pred)
+    if not spec.uses_target:
+        y_pred = _tensors(spec, y_pred, y_pred)[1]
+        y_true = None
+    else:
+        y_true, y_pred = _tensors(spec, y_true, y_pred)
+    if y_true is None:
+        return (_plan(spec, given), y_true, y_pred) if y_pred.shape.rank != 0 else None
     if y_true.shape.rank is None or y_pred.shape.rank is None:
         return _plan(spec, given), y_true, y_pred  # the kernels look at run time
     if spec.name in _RANK_RULE:
@@ -213,29 +220,19 @@ def call_loss(
     """
     mask = get_keras_mask(y_pred)
     with keras.name_scope(loss.name):
-        # Labels stay integers: a float cast would change large ones.
-        true_dtype = None if spec.labels == "integer" else loss.dtype
-        y_pred = _convert(y_pred, loss.dtype)
-        y_true = _convert(y_true, true_dtype)
-        # Keras rounds weights to the dtype of the loss, and adds up in it; half types wait.
-        dtype = "float32" if loss.dtype in ("float16", "bfloat16") else loss.dtype
-        if sample_weight is not None:
-            sample_weight = keras.ops.convert_to_tensor(sample_weight, dtype=dtype)
-
-        operands = None
-        if not keras.tree.is_nested(y_true) and not keras.tree.is_nested(y_pred):
-            operands = _operands(spec, given, *_same_rank(y_true, y_pred))
-        if operands is not None and _fuses(*operands[::2], loss.reduction, sample_weight, mask):
+        y_true, y_pred = _converted(loss, spec, y_true, y_pred)
+        dtype, sample_weight = _weights(loss, sample_weight)
+        operands = _whole_operands(spec, given, y_true, y_pred)
+        own = _own_weight(loss, y_true)
+        if operands is not None and _fuses(operands, loss.reduction, sample_weight, mask):
             _warn_of_one_class(spec, y_pred)
-            value = fused_loss(
-                *operands, reduction=loss.reduction, sample_weight=sample_weight, mask=mask
-            )
-            value = tf.cast(value, loss.dtype)
-            if loss.reduction in (None, "none", "sum"):
-                return value
-            return scale_loss_for_distribution(value)
+            plan, y_true, y_pred = operands
+            return _reduced(loss, plan, y_true, y_pred, sample_weight, mask, [own])
 
         values = loss.call(y_true, y_pred)
+        if own is not None:
+            own = keras.ops.convert_to_tensor(own, dtype=values.dtype)
+            values = tf.math.multiply_no_nan(values, tf.broadcast_to(own, tf.shape(values)))
         out_mask = get_keras_mask(values)
         if mask is None or out_mask is None:
             mask = out_mask if mask is None else mask
@@ -243,6 +240,95 @@ def call_loss(
             mask = mask & out_mask
         value = reduce_losses(values, sample_weight, mask, loss.reduction, dtype)
         return tf.cast(value, loss.dtype)
+
+
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+def call_sum(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any) -> Any:
+    """The same for a sum of losses, ``loss.terms``: one kernel call, or one for each term."""
+    mask = get_keras_mask(y_pred)
+    with keras.name_scope(loss.name):
+        converted = [_converted(loss, term.spec, y_true, y_pred) for _, term in loss.terms]
+        _, weight = _weights(loss, sample_weight)
+        operands: list[Any] = []
+        if all(term.is_fused for _, term in loss.terms):
+            first = converted[0][1]
+            operands = [
+                _whole_operands(term.spec, term.parameters, true, first)
+                for (_, term), (true, _) in zip(loss.terms, converted, strict=True)
+            ]
+        plans = _shared_pass(loss, operands, weight, mask)
+        if plans is not None:
+            targets = [true for _, true, _ in operands if true is not None]
+            own = [_own_weight(term, y_true) for _, term in loss.terms]
+            for _, term in loss.terms:
+                _warn_of_one_class(term.spec, operands[0][2])
+            true = targets[0] if targets else None
+            return _reduced(loss, plans, true, operands[0][2], weight, mask, own)
+    values = [c * term(y_true, y_pred, sample_weight) for c, term in loss.terms]
+    return sum(values[1:], start=values[0])
+
+
+def _shared_pass(loss: Any, operands: list[Any], weight: Any, mask: Any) -> FusedSum | None:
+    """One plan for all terms, if they take the same tensors and one kernel call can reduce them."""
+    if not operands or any(
+        o is None or not _fuses(o, loss.reduction, weight, mask) for o in operands
+    ):
+        return None
+    plans, all_targets, predictions = zip(*operands, strict=True)
+    targets = [t for t in all_targets if t is not None]
+    if any(p is not predictions[0] for p in predictions) or any(
+        t is not targets[0] for t in targets
+    ):
+        return None
+    return _kept_sum(tuple(c for c, _ in loss.terms), plans)
+
+
+@functools.lru_cache(maxsize=128)
+def _kept_sum(coefficients: tuple[float, ...], plans: tuple[GridPlan, ...]) -> FusedSum:
+    return FusedSum.of_plans(coefficients, plans)
+
+
+def _converted(loss: Any, spec: LossSpec, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+    """Both as tensors; labels stay integers, because a float cast would change large ones."""
+    if spec.uses_target:
+        y_true = _convert(y_true, None if spec.labels == "integer" else loss.dtype)
+    return y_true, _convert(y_pred, loss.dtype)
+
+
+def _weights(loss: Any, sample_weight: Any) -> tuple[Any, Any]:
+    """The dtype that Keras rounds weights to and adds up in, and weights in it; halves wait."""
+    dtype = "float32" if loss.dtype in ("float16", "bfloat16") else loss.dtype
+    if sample_weight is None:
+        return dtype, None
+    return dtype, keras.ops.convert_to_tensor(sample_weight, dtype=dtype)
+
+
+def _own_weight(loss: Any, y_true: Any) -> Any:
+    weight = getattr(loss, "weight", None)
+    return weight(y_true) if callable(weight) else weight
+
+
+def _whole_operands(
+    spec: LossSpec, given: dict[str, Any], y_true: Any, y_pred: Any
+) -> tuple[Any, ...] | None:
+    if keras.tree.is_nested(y_true) or keras.tree.is_nested(y_pred):
+        return None
+    if spec.uses_target:
+        y_true, y_pred = _same_rank(y_true, y_pred)
+    return _operands(spec, given, y_true, y_pred)
+
+
+def _reduced(
+    loss: Any, plan: Plan, y_true: Any, y_pred: Any, weight: Any, mask: Any, own: list[Any]
+) -> Any:
+    arrays = {f"weight{k}": w for k, w in enumerate(own) if w is not None}
+    value = fused_loss(
+        plan, y_true, y_pred, reduction=loss.reduction, sample_weight=weight, mask=mask, **arrays
+    )
+    value = tf.cast(value, loss.dtype)
+    if loss.reduction in (None, "none", "sum"):
+        return value
+    return scale_loss_for_distribution(value)
 
 
 def _convert(x: Any, dtype: Any) -> Any:
@@ -256,8 +342,9 @@ def _same_rank(y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     return out
 
 
-def _fuses(plan: Plan, y_pred: Any, reduction: str | None, sample_weight: Any, mask: Any) -> bool:
+def _fuses(operands: tuple[Any, ...], reduction: str | None, sample_weight: Any, mask: Any) -> bool:
     """Whether one kernel call can do what Keras does: weigh, mask and reduce."""
+    plan, _, y_pred = operands
     if not isinstance(plan, GridPlan):  # its kernel reduces nothing
         return False
     rank = y_pred.shape.rank

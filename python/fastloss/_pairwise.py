@@ -40,6 +40,7 @@ class PairwisePlan(BatchPlan):
         out: Any,
         ref_labels: Any = None,
         ref_embeddings: Any = None,
+        weight: Any = None,
     ) -> tuple[Any, Any, Any]:
         xp = place.xp
         given = place.predictions(y_pred)
@@ -47,7 +48,7 @@ class PairwisePlan(BatchPlan):
         if out is not None:
             place.check_out(out, given)
         n = given.shape[0]
-        samples = Samples(place, n, reduction, sample_weight, mask, upstream)
+        samples = Samples(place, n, reduction, sample_weight, mask, upstream, weight)
         embeddings = given.astype(compute_type(given), copy=False)
         reference = _reference(place, ref_embeddings, embeddings)
         labels = _labels(place, y_true, "y_true", n)

@@ -7,139 +7,40 @@ parameters by theirs.
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
+from fastloss._parameters import (
+    ArrayArgument,
+    Parameter,
+    axes,
+    boolean,
+    class_alpha,
+    class_weight,
+    integer,
+    optional_integer,
+    real,
+)
 
 Kind = Literal["map", "row", "region", "pairwise", "sequence"]
-Check = Callable[[str, Any], Any]
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected a bool, got {value!r}")
-    return bool(value)
-
-
-def _number(
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    open_ends: bool = False,
-    optional: bool = False,
-) -> Check:
-    """A check for a real number in [low, high], or in (low, high) with ``open_ends``."""
-    brackets = "({}, {})" if open_ends or math.isinf(high) else "[{}, {}]"
-    if math.isinf(high) and not open_ends:
-        brackets = "[{}, {})"
-    expected = "a number in " + brackets.format(f"{low:g}", f"{high:g}")
-    if optional:
-        expected += ", or None"
-
-    def check(name: str, value: Any) -> float | None:
-        if value is None and optional:
-            return None
-        if isinstance(value, np.ndarray) and value.ndim == 0:
-            value = value.item()
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{name}: expected {expected}, got {value!r}")
-        number = float(value)
-        inside = low < number < high if open_ends else low <= number <= high
-        if not inside or math.isinf(number):
-            raise ValueError(f"{name}: expected {expected}, got {value!r}")
-        return number
-
-    return check
-
-
-def _integer(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: expected an integer or None, got {value!r}")
-    return int(value)
-
-
-def _index(name: str, value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    return int(value)
-
-
-def _axes(name: str, value: Any) -> int | tuple[int, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, (tuple, list)):
-        if not value:
-            raise ValueError(f"{name}: expected None or at least one axis, got {value!r}")
-        return tuple(_index(name, a) for a in value)
-    return _index(name, value)
-
-
-def _numbers(name: str, value: Any, count: int | None = None) -> tuple[float, ...]:
-    array = np.asarray(value)
-    fits = array.ndim == 1 and array.dtype.kind in "iuf" and np.isfinite(array).all()
-    if not fits or array.size == 0 or count not in (None, array.size):
-        expected = "one finite number per class" + (f", {count} in all" if count else "")
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
-    return tuple(float(a) for a in array)
-
-
-def _class_alpha(name: str, value: Any) -> float | tuple[float, ...]:
-    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) > 0:
-        return _numbers(name, value)
-    number = _number()(name, value)
-    assert isinstance(number, float)
-    return number
-
-
-def _class_weight(count: int | None = None) -> Check:
-    def check(name: str, value: Any) -> tuple[float, ...] | None:
-        return None if value is None else _numbers(name, value, count)
-
-    return check
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a loss: its name, default, text, and the check that a given value passes."""
-
-    name: str
-    default: Any
-    doc: str
-    annotation: str
-    check: Check
-
-
-@dataclass(frozen=True)
-class ArrayArgument:
-    """An array that a call may take beside y_true and y_pred."""
-
-    name: str
-    doc: str
-
 
 _FROM_LOGITS = Parameter(
-    "from_logits", False, "Whether y_pred holds logits instead of probabilities.", "bool", _boolean
+    "from_logits", False, "Whether y_pred holds logits instead of probabilities.", "bool", boolean
 )
 _SMOOTHING = Parameter(
     "label_smoothing",
     0.0,
     "In [0, 1]: the share of each target that is spread evenly over the classes.",
     "float",
-    _number(0, 1),
+    real(0, 1),
 )
-_AXIS = Parameter("axis", -1, "The axis that one loss value is taken over.", "int", _index)
+_AXIS = Parameter("axis", -1, "The axis that one loss value is taken over.", "int", integer)
 _REGION_AXIS = Parameter(
     "axis",
     None,
     "The axes that one loss value is taken over; None is all of them, the batch included.",
     "int | tuple[int, ...] | None",
-    _axes,
+    axes,
 )
 _CLASS_WEIGHT = Parameter(
     "class_weight",
@@ -147,19 +48,19 @@ _CLASS_WEIGHT = Parameter(
     "One weight per class, which multiplies what that class adds to the loss. The mean is still "
     "over samples.",
     "Sequence[float] | None",
-    _class_weight(),
+    class_weight(),
 )
 _BINARY_CLASS_WEIGHT = Parameter(
     "class_weight",
     None,
     "The weights (of class 0, of class 1), which multiply what that class adds to the loss.",
     "Sequence[float] | None",
-    _class_weight(2),
+    class_weight(2),
 )
 _POS_WEIGHT = Parameter(
-    "pos_weight", 1.0, "The weight of class 1 beside that of class 0.", "float", _number(0)
+    "pos_weight", 1.0, "The weight of class 1 beside that of class 0.", "float", real(0)
 )
-_GAMMA = Parameter("gamma", 2.0, "The focusing exponent, at least 0.", "float", _number(0))
+_GAMMA = Parameter("gamma", 2.0, "The focusing exponent, at least 0.", "float", real(0))
 
 
 @dataclass(frozen=True)
@@ -168,8 +69,9 @@ class LossSpec:
 
     ``name`` is the function, ``class_name`` the class, ``object_name`` the default name of an
     instance. ``labels`` tells whether y_true has the shape of y_pred or holds class indices.
-    ``arrays`` are what a call may take beside y_true and y_pred. The class takes ``class_options``,
-    the names of all parameters unless told otherwise.
+    ``arrays`` are what a call may take beside y_true and y_pred. Without ``uses_target``, y_true is
+    not looked at and may be None. The class takes ``class_options``, the names of all parameters
+    unless told otherwise.
     ``example`` is (y_true, y_pred, value) as source text, for one sample or, where a call needs a
     batch, for one whose first loss is the mean.
     """
@@ -186,6 +88,7 @@ class LossSpec:
     aliases: tuple[str, ...] = ()
     object_name: str = ""
     arrays: tuple[ArrayArgument, ...] = ()
+    uses_target: bool = True
     class_options: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -259,7 +162,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         "Huber, Robust Estimation of a Location Parameter, 1964; " + _KERAS.format("Huber"),
         ("[0., 1.]", "[0.5, 3.]", "0.8125"),
         (Parameter("delta", 1.0, "Where the loss turns linear, above 0.", "float",
-                   _number(0, open_ends=True)),),
+                   real(0, open_ends=True)),),
         object_name="huber_loss",
         aliases=("huber_loss",),
     ),
@@ -334,9 +237,9 @@ REGISTRY: tuple[LossSpec, ...] = (
         ("[1., 0.]", "[0.75, 0.5]", "0.09563346"),
         (
             Parameter("apply_class_balancing", False, "Whether to weigh by alpha.", "bool",
-                      _boolean),
+                      boolean),
             Parameter("alpha", 0.25, "The weight of class 1; class 0 has 1 - alpha.", "float",
-                      _number(0, 1)),
+                      real(0, 1)),
             _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS, _BINARY_CLASS_WEIGHT, _POS_WEIGHT,
         ),
     ),
@@ -356,7 +259,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         ("[0., 1., 0.]", "[0.25, 0.5, 0.25]", "0.04332170"),
         (
             Parameter("alpha", 0.25, "The weight of every class, or one weight per class.",
-                      "float | Sequence[float]", _class_alpha),
+                      "float | Sequence[float]", class_alpha),
             _GAMMA, _FROM_LOGITS, _SMOOTHING, _AXIS, _CLASS_WEIGHT,
         ),
     ),
@@ -371,7 +274,7 @@ REGISTRY: tuple[LossSpec, ...] = (
             _FROM_LOGITS,
             Parameter("ignore_class", None,
                       "A label whose samples have no loss and drop out of the mean.",
-                      "int | None", _integer),
+                      "int | None", optional_integer),
             _AXIS, _CLASS_WEIGHT,
         ),
         labels="integer",
@@ -383,7 +286,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         "Zhang and Sabuncu, Generalized Cross Entropy Loss, 2018; "
         + _KERAS.format("CategoricalGeneralizedCrossEntropy"),
         ("1", "[0.25, 0.25, 0.5]", "1.0"),
-        (Parameter("q", 0.5, "In (0, 1).", "float", _number(0, 1, open_ends=True)), _CLASS_WEIGHT),
+        (Parameter("q", 0.5, "In (0, 1).", "float", real(0, 1, open_ends=True)), _CLASS_WEIGHT),
         labels="integer",
     ),
     LossSpec(
@@ -396,7 +299,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         (
             _REGION_AXIS,
             Parameter("smooth", None, "Added to numerator and denominator; None is Keras's form.",
-                      "float | None", _number(0, optional=True)),
+                      "float | None", real(0, optional=True)),
         ),
     ),
     LossSpec(
@@ -406,7 +309,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         "Jaccard, 1912; Rahman and Wang, Optimizing Intersection-Over-Union, 2016",
         ("[1., 0.]", "[0.5, 0.5]", "0.4"),
         (
-            Parameter("smooth", 1.0, "Added to numerator and denominator.", "float", _number(0)),
+            Parameter("smooth", 1.0, "Added to numerator and denominator.", "float", real(0)),
             _REGION_AXIS,
         ),
         aliases=("jaccard",),
@@ -420,10 +323,49 @@ REGISTRY: tuple[LossSpec, ...] = (
         ("[1., 0.]", "[0.5, 0.5]", "0.5"),
         (
             Parameter("alpha", 0.5, "The weight of what y_true has and y_pred misses.", "float",
-                      _number(0)),
-            Parameter("beta", 0.5, "The weight of what y_pred adds.", "float", _number(0)),
+                      real(0)),
+            Parameter("beta", 0.5, "The weight of what y_pred adds.", "float", real(0)),
             _REGION_AXIS,
         ),
+    ),
+    LossSpec(
+        "mean_square", "MeanSquare", "map",
+        "Mean of the squared predictions: a penalty for large ones. y_true is not looked at.",
+        "mean(p^2)",
+        "Hoerl and Kennard, Ridge Regression, 1970, of predictions instead of weights",
+        ("None", "[1., -3.]", "5.0"),
+        uses_target=False,
+    ),
+    LossSpec(
+        "mean_absolute", "MeanAbsolute", "map",
+        "Mean of the absolute predictions: a penalty that makes them sparse. y_true is not looked "
+        "at; the gradient at 0 is 0.",
+        "mean(|p|)",
+        "Tibshirani, Regression Shrinkage and Selection via the Lasso, 1996, of predictions "
+        "instead of weights",
+        ("None", "[1., -3.]", "2.0"),
+        uses_target=False,
+    ),
+    LossSpec(
+        "confidence_penalty", "ConfidencePenalty", "row",
+        "The negative entropy of the predicted distribution: a penalty for confident predictions. "
+        "y_true is not looked at.",
+        "sum(q log(q)), q = p clipped to [1e-7, 1]; q = softmax(p) from logits",
+        "Pereyra et al., Regularizing Neural Networks by Penalizing Confident Output "
+        "Distributions, 2017",
+        ("None", "[0.25, 0.75]", "-0.5623351"),
+        (_FROM_LOGITS, _AXIS),
+        uses_target=False,
+    ),
+    LossSpec(
+        "z_loss", "ZLoss", "row",
+        "The squared logarithm of the partition function of logits, which keeps them from "
+        "drifting. y_true is not looked at.",
+        "log(sum(exp(p)))^2",
+        "Zoph et al., ST-MoE: Designing Stable and Transferable Sparse Expert Models, 2022",
+        ("None", "[1., 2.]", "5.351180"),
+        (_AXIS,),
+        uses_target=False,
     ),
     LossSpec(
         "circle", "Circle", "pairwise",
@@ -437,11 +379,11 @@ REGISTRY: tuple[LossSpec, ...] = (
         ("[0, 0, 1]", "[[0.8, 0.6], [0.8, -0.6], [1., 0.]]", "67.072"),
         (
             Parameter("remove_diagonal", True, "Whether a sample is no positive of itself.", "bool",
-                      _boolean),
+                      boolean),
             Parameter("gamma", 80.0, "The scale of the similarities, above 0.", "float",
-                      _number(0, open_ends=True)),
+                      real(0, open_ends=True)),
             Parameter("margin", 0.4, "How far from the optimum similarities may be.", "float",
-                      _number()),
+                      real()),
         ),
         labels="integer",
         arrays=(
@@ -461,7 +403,7 @@ REGISTRY: tuple[LossSpec, ...] = (
         "Graves et al., Connectionist Temporal Classification, 2006; " + _KERAS.format("CTC"),
         ("[[1]]", "[[[0., 0.], [0., 0.]]]", "0.2876821"),
         (Parameter("blank", 0, "The class that stands for no label; a negative one counts from the "
-                   "last.", "int", _index),),
+                   "last.", "int", integer),),
         labels="integer",
         arrays=(
             ArrayArgument("label_length", "How many labels of each sample count, (batch,); if not "

@@ -143,11 +143,18 @@ class Samples:
         sample_weight: Any,
         mask: Any,
         upstream: Any,
+        own_weight: Any = None,
     ) -> None:
         self.n, self.place = n, place
         # As in Keras, an empty batch of values comes back as it is.
         self.reduction = REDUCTIONS[reduction] if n else 0
         self.weight = self._fit(sample_weight, "sample_weight")
+        own = self._fit(own_weight, "weight")
+        if own is not None:
+            xp, own = place.xp, own.astype(np.float64)
+            product = own if self.weight is None else self.weight.astype(np.float64) * own
+            hidden = own == 0 if self.weight is None else (own == 0) | (self.weight == 0)
+            self.weight = xp.where(hidden, 0.0, product)
         self.mask = self._fit(mask, "mask")
         if self.mask is not None:
             self.mask = self.mask != 0

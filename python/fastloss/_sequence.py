@@ -31,6 +31,7 @@ class SequencePlan(BatchPlan):
         out: Any,
         label_length: Any = None,
         logit_length: Any = None,
+        weight: Any = None,
     ) -> tuple[Any, Any, Any]:
         logits = place.predictions(y_pred)
         self.axes(logits.ndim)
@@ -46,7 +47,7 @@ class SequencePlan(BatchPlan):
         blank = self._blank(classes)
         label_length = _length(place, label_length, "label_length", batch)
         logit_length = _length(place, logit_length, "logit_length", batch)
-        samples = Samples(place, batch, reduction, sample_weight, mask, upstream)
+        samples = Samples(place, batch, reduction, sample_weight, mask, upstream, weight)
 
         grad = None
         if wrt is not None:

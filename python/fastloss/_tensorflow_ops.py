@@ -16,7 +16,7 @@ from tensorflow.python.framework import op_def_library, ops
 from tensorflow.python.ops import control_flow_util
 
 from fastloss import _core
-from fastloss._evaluate import GridPlan, Plan
+from fastloss._evaluate import CompiledPlan, Plan
 
 _OLDEST, _NEWEST = (2, 18), (2, 21)
 
@@ -175,7 +175,7 @@ def _check(line: str, inputs: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
 
 
 def _plan_text(plan: Plan) -> str:
-    if isinstance(plan, GridPlan):
+    if isinstance(plan, CompiledPlan):
         return plan.compiled.line()
     return f"ctc blank={plan.parameters['blank']}"
 

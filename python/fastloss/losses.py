@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastloss._algebra import Combination, Sliced, sliced
 from fastloss._build import Loss, class_members, get_spec, make_function
 from fastloss._evaluate import Plan
 from fastloss._registry import REGISTRY
 
-__all__ = ["Loss", "get"]
+__all__ = ["Combination", "Loss", "Sliced", "get", "sliced"]
 
 
 def _per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
@@ -70,8 +71,11 @@ def get(identifier: Any) -> Loss:
     if isinstance(identifier, str):
         return get({"class_name": identifier, "config": {}})
     if isinstance(identifier, dict) and identifier.keys() >= {"class_name"}:
-        spec = get_spec(identifier["class_name"])
-        cls: type[Loss] = globals()[spec.class_name]
+        made_of_losses = {cls.__name__: cls for cls in (Combination, Sliced)}
+        cls: type[Loss] | None = made_of_losses.get(identifier["class_name"])
+        if cls is None:
+            cls = globals()[get_spec(identifier["class_name"]).class_name]
+        assert cls is not None
         return cls.from_config(identifier.get("config") or {})
     raise TypeError(
         f"identifier: expected a name, a config with 'class_name', or a loss, got {identifier!r}"

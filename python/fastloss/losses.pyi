@@ -1,19 +1,26 @@
 # Written by tools/make_stubs.py from the registry: `make stubs`.
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
+from fastloss._algebra import Combination as Combination
+from fastloss._algebra import Sliced as Sliced
+from fastloss._algebra import sliced as sliced
 from fastloss._build import Loss as Loss
 
 _Reduction: TypeAlias = (
     Literal["sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none"] | None
 )
 _DType: TypeAlias = Literal["float32", "float64"] | None
+_Weight: TypeAlias = Callable[[Any], Any] | ArrayLike | None
 
 __all__ = [  # noqa: RUF022 - in the order of the registry
+    "Combination",
     "Loss",
+    "Sliced",
     "get",
+    "sliced",
     "mean_squared_error",
     "MeanSquaredError",
     "mean_absolute_error",
@@ -56,6 +63,14 @@ __all__ = [  # noqa: RUF022 - in the order of the registry
     "IoU",
     "tversky",
     "Tversky",
+    "mean_square",
+    "MeanSquare",
+    "mean_absolute",
+    "MeanAbsolute",
+    "confidence_penalty",
+    "ConfidencePenalty",
+    "z_loss",
+    "ZLoss",
     "circle",
     "Circle",
     "ctc",
@@ -74,6 +89,7 @@ class MeanSquaredError(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "mean_squared_error",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def mean_absolute_error(
@@ -87,6 +103,7 @@ class MeanAbsoluteError(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "mean_absolute_error",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def mean_absolute_percentage_error(
@@ -100,6 +117,7 @@ class MeanAbsolutePercentageError(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "mean_absolute_percentage_error",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def mean_squared_logarithmic_error(
@@ -113,6 +131,7 @@ class MeanSquaredLogarithmicError(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "mean_squared_logarithmic_error",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def huber(
@@ -129,6 +148,7 @@ class Huber(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "huber_loss",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def log_cosh(
@@ -142,6 +162,7 @@ class LogCosh(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "log_cosh",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def hinge(
@@ -155,6 +176,7 @@ class Hinge(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "hinge",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def squared_hinge(
@@ -168,6 +190,7 @@ class SquaredHinge(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "squared_hinge",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def categorical_hinge(
@@ -181,6 +204,7 @@ class CategoricalHinge(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "categorical_hinge",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def kl_divergence(
@@ -194,6 +218,7 @@ class KLDivergence(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "kl_divergence",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def poisson(
@@ -207,6 +232,7 @@ class Poisson(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "poisson",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def cosine_similarity(
@@ -223,6 +249,7 @@ class CosineSimilarity(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "cosine_similarity",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def binary_crossentropy(
@@ -251,6 +278,7 @@ class BinaryCrossentropy(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "binary_crossentropy",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def binary_focal_crossentropy(
@@ -288,6 +316,7 @@ class BinaryFocalCrossentropy(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "binary_focal_crossentropy",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def categorical_crossentropy(
@@ -313,6 +342,7 @@ class CategoricalCrossentropy(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "categorical_crossentropy",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def categorical_focal_crossentropy(
@@ -344,6 +374,7 @@ class CategoricalFocalCrossentropy(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "categorical_focal_crossentropy",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def sparse_categorical_crossentropy(
@@ -371,6 +402,7 @@ class SparseCategoricalCrossentropy(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "sparse_categorical_crossentropy",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def categorical_generalized_cross_entropy(
@@ -392,6 +424,7 @@ class CategoricalGeneralizedCrossEntropy(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "categorical_generalized_cross_entropy",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def dice(
@@ -411,6 +444,7 @@ class Dice(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "dice",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def iou(
@@ -430,6 +464,7 @@ class IoU(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "iou",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def tversky(
@@ -452,6 +487,72 @@ class Tversky(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "tversky",
         dtype: _DType = None,
+        weight: _Weight = None,
+    ) -> None: ...
+
+def mean_square(
+    y_true: ArrayLike | None,
+    y_pred: ArrayLike,
+) -> Any: ...
+
+class MeanSquare(Loss):
+    def __init__(
+        self,
+        reduction: _Reduction = "sum_over_batch_size",
+        name: str | None = "mean_square",
+        dtype: _DType = None,
+        weight: _Weight = None,
+    ) -> None: ...
+
+def mean_absolute(
+    y_true: ArrayLike | None,
+    y_pred: ArrayLike,
+) -> Any: ...
+
+class MeanAbsolute(Loss):
+    def __init__(
+        self,
+        reduction: _Reduction = "sum_over_batch_size",
+        name: str | None = "mean_absolute",
+        dtype: _DType = None,
+        weight: _Weight = None,
+    ) -> None: ...
+
+def confidence_penalty(
+    y_true: ArrayLike | None,
+    y_pred: ArrayLike,
+    from_logits: bool = False,
+    axis: int = -1,
+) -> Any: ...
+
+class ConfidencePenalty(Loss):
+    from_logits: bool
+    axis: int
+    def __init__(
+        self,
+        from_logits: bool = False,
+        axis: int = -1,
+        reduction: _Reduction = "sum_over_batch_size",
+        name: str | None = "confidence_penalty",
+        dtype: _DType = None,
+        weight: _Weight = None,
+    ) -> None: ...
+
+def z_loss(
+    y_true: ArrayLike | None,
+    y_pred: ArrayLike,
+    axis: int = -1,
+) -> Any: ...
+
+class ZLoss(Loss):
+    axis: int
+    def __init__(
+        self,
+        axis: int = -1,
+        reduction: _Reduction = "sum_over_batch_size",
+        name: str | None = "z_loss",
+        dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def circle(
@@ -478,6 +579,7 @@ class Circle(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "circle",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...
 
 def ctc(
@@ -496,4 +598,5 @@ class CTC(Loss):
         reduction: _Reduction = "sum_over_batch_size",
         name: str | None = "ctc",
         dtype: _DType = None,
+        weight: _Weight = None,
     ) -> None: ...

@@ -37,7 +37,7 @@ class _Line:
     high: float
     predictions: Callable[[Array], Array]
     targets: tuple[tuple[str, Any], ...]
-    y_label: str = "loss"
+    is_batch: bool = False  # whether a prediction is a batch, rather than a sample
 
 
 def _column(x: Array) -> Array:
@@ -96,7 +96,7 @@ _LINES = {
     ),
     "circle": _Line(
         "angle to its like, degrees; another label at 90",
-        0, 180, _triplet, (("", [0, 0, 1]),), "loss of one sample",
+        0, 180, _triplet, (("", [0, 0, 1]),), is_batch=True,
     ),
     "ctc": _Line("logit of the label in two frames, blank at 0", -6, 6, _frames, (("", [1]),)),
 }  # fmt: skip
@@ -135,23 +135,17 @@ def _line_of_kind(loss: Loss) -> _Line:
 
 def _evaluate(loss: Loss, line: _Line, target: Any, x: Array) -> tuple[Array, Array]:
     """The loss along the line and its slope there, from the gradient that fastloss computes."""
-    config = loss.get_config() | {"reduction": None}
-    if loss.spec.kind == "region":
-        config["axis"] = -1  # each point of the line is a sample
-    loss = type(loss).from_config(config)
     step = 1e-6 * (line.high - line.low)
     y_pred = line.predictions(x)
     direction = (line.predictions(x + step) - line.predictions(x - step)) / (2 * step)
-    y_true = np.broadcast_to(np.asarray(target), (len(x), *np.shape(target)))
-    if loss.spec.kind != "pairwise":
-        value, grad = loss.value_and_grad(y_true, y_pred)
-    else:  # a batch for each point; of its losses, the first
-        first = np.eye(1, y_pred.shape[1])[0]
-        pairs = [
-            loss.value_and_grad(t, p, upstream=first) for t, p in zip(y_true, y_pred, strict=True)
-        ]
-        value, grad = np.array([v[0] for v, _ in pairs]), np.array([g for _, g in pairs])
-    return value, (grad * direction).reshape(len(x), -1).sum(axis=1)
+    y_true = np.asarray(target)
+    values, slopes = np.empty(len(x)), np.empty(len(x))
+    for i, (p, along) in enumerate(zip(y_pred, direction, strict=True)):
+        # Each point is a call of its own, so that the batch is one sample, or that of the line.
+        t, p, along = (y_true, p, along) if line.is_batch else (y_true[None], p[None], along[None])
+        value, grad = loss.value_and_grad(t, p)
+        values[i], slopes[i] = np.sum(value), np.sum(grad * along)
+    return values, slopes
 
 
 def _label(loss: Loss) -> str:
@@ -214,7 +208,7 @@ def curves(*given: Loss | str, figure: Any = None) -> Any:
             label = ", ".join([_label(loss), *([of_target] if line.targets[1:] else [])])
             left.plot(x, value, label=label, **style)
             right.plot(x, slope, **style)
-    left.set_ylabel(line.y_label)
+    left.set_ylabel("loss")
     right.set_ylabel("slope of the loss")
     (of_target, _), *others = line.targets
     x_label = line.x_label if others or not of_target else f"{line.x_label}, for {of_target}"

@@ -22,14 +22,17 @@ except ImportError as error:
 from tensorflow.python.eager import forwardprop_util, record
 
 from fastloss._build import make_function
-from fastloss._evaluate import GridPlan, Plan, Wrt
+from fastloss._evaluate import CompiledPlan, Plan, Wrt
 from fastloss._pairwise import PairwisePlan
-from fastloss._registry import REGISTRY, LossSpec
+from fastloss._registry import REGISTRY
+from fastloss._sequence import SequencePlan
+from fastloss._sum import SumPlan
 from fastloss._tensorflow_ops import (
     Operation,
     Output,
     backend,
     in_xla,
+    may_be_on_gpu,
     obstacle,
     placed_with,
     scale_gradient,
@@ -57,23 +60,33 @@ def fused_loss(
     While something records, value and gradient are made in one pass. Otherwise there is a value
     only, and the gradient, should it be asked for, is a pass of its own.
     """
-    y_true, y_pred = tf.convert_to_tensor(y_true), tf.convert_to_tensor(y_pred)
+    y_pred = tf.convert_to_tensor(y_pred)
+    if plan.ignores(y_true):
+        y_true = tf.zeros([0], tf.float32)
+    y_true = tf.convert_to_tensor(y_true)
     for name, x in (("y_true", y_true), ("y_pred", y_pred)):
         if not (x.dtype.is_floating or x.dtype.is_integer or x.dtype.is_bool):
             raise TypeError(f"{name}: expected real numbers, got dtype {x.dtype.name}")
     y_pred = y_pred if y_pred.dtype.is_floating else tf.cast(y_pred, tf.float32)
-    y_true, y_pred = _same_rank(plan.spec, y_true, y_pred)
+    y_true, y_pred = _same_rank(plan, y_true, y_pred)
     factors = {"sample_weight": sample_weight, "mask": mask, **arrays}
     factors = {name: tf.convert_to_tensor(x) for name, x in factors.items() if x is not None}
     if mask is not None:
         factors["mask"] = tf.cast(factors["mask"], tf.bool)
-    if plan.spec.kind == "sequence":
+    if isinstance(plan, SequencePlan):
         y_true, factors = _with_lengths(plan, y_true, y_pred, factors)
     given = {"y_true": y_true, "y_pred": y_pred, **factors}
     reason = obstacle(y_pred)
     if reason or _differentiated_forward_in_graph(given.values()):
         warn_of_fallback(reason)
         return keras_loss(plan, reduction, given)
+    if may_be_on_gpu(y_pred):  # whose kernels do one loss at a time, with one weight
+        if isinstance(plan, SumPlan):
+            return _sum_of_terms(
+                plan, given, lambda term, own: fused_loss(term, **own, reduction=reduction)
+            )
+        if (own := factors.pop("weight0", None)) is not None:
+            factors["sample_weight"] = _product(plan, y_pred, own, factors.get("sample_weight"))
     fused = _Fused(plan, reduction, list(factors))
     return tf.cast(fused.differentiable(y_true, y_pred, *factors.values()), y_pred.dtype)
 
@@ -120,11 +133,13 @@ class _Fused:
             elif watched[1]:
                 output = Output("grad_pred", y_pred.dtype, y_pred.shape)
                 (gradients[1],) = operation(output, upstream=d_value)
-            if watched[0] and self.plan.spec.labels == "dense" and y_true.dtype.is_floating:
+            if watched[0] and not self.plan.uses_target:
+                gradients[0] = tf.zeros_like(y_true)
+            elif watched[0] and not self.plan.takes_labels and y_true.dtype.is_floating:
                 output = Output("grad_true", y_true.dtype, y_true.shape)
                 (gradients[0],) = operation(output, upstream=d_value)
             for i in (0, 1):
-                if gradients[i] is not None:
+                if gradients[i] is not None and (i == 1 or self.plan.uses_target):
                     gradients[i] = self._differentiable_again(i, gradients[i], d_value, tensors)
             if "sample_weight" in self.names:
                 i = self.names.index("sample_weight")
@@ -163,7 +178,7 @@ class _Fused:
         """``gradient``, with its own derivatives from Keras's function."""
         if _differentiated_forward_in_graph([d_value]):
             raise NotImplementedError(
-                f"fastloss: the gradient of {self.plan.spec.name} has no forward-mode derivatives "
+                f"fastloss: the gradient of {self.plan.name} has no forward-mode derivatives "
                 "by what multiplies the loss in a graph: take them eagerly, or by nested tapes"
             )
         second = _second_derivatives(self.plan, self.reduction, tuple(self.names), which, in_xla())
@@ -179,7 +194,19 @@ class _Fused:
 
     def _weight_gradient(self, d_value: Any, tensors: Any) -> Any:
         given = dict(zip(self.names, tensors, strict=True))
+        if isinstance(self.plan, SumPlan):
+            return _sum_of_terms(
+                self.plan,
+                given,
+                lambda term, own: _Fused(term, self.reduction, list(own)[2:])._weight_gradient(
+                    d_value, list(own.values())
+                ),
+            )
         weight, mask = given.pop("sample_weight"), given.pop("mask", None)
+        if "weight0" in given and self.reduction == "mean_with_sample_weight":
+            raise NotImplementedError(
+                "fastloss: no gradient of sample_weight in a mean over a loss's own weights"
+            )
         values = fused_loss(self.plan, **given, reduction=None)
         return _weight_gradient(self.reduction)(d_value, values, weight, mask)
 
@@ -244,10 +271,16 @@ def _differentiated_forward_in_graph(tensors: Iterable[Any]) -> bool:
     return not tf.executing_eagerly() and bool(forwardprop_util.pack_tangents([*tensors]).tangents)
 
 
-def _same_rank(spec: LossSpec, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
+def _same_rank(plan: Plan, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
     """Keras's rule where ranks differ by one, by operations that TensorFlow differentiates."""
     t, p = y_true.shape, y_pred.shape
-    if spec.labels != "dense" or t.rank is None or p.rank is None or abs(t.rank - p.rank) != 1:
+    if (
+        plan.takes_labels
+        or not plan.uses_target
+        or t.rank is None
+        or p.rank is None
+        or abs(t.rank - p.rank) != 1
+    ):
         return y_true, y_pred
     is_vector = min(t.rank, p.rank) == 1
     if t.rank > p.rank and t[-1] == 1:
@@ -275,6 +308,8 @@ def keras_loss(plan: Plan, reduction: str | None, given: dict[str, Any]) -> Any:
     """The loss as Keras's own functions compute it, which TensorFlow can differentiate again."""
     from fastloss._keras_functions import compute, reduce_losses
 
+    if isinstance(plan, SumPlan):
+        return _sum_of_terms(plan, given, lambda term, own: keras_loss(term, reduction, own))
     if plan.spec.kind == "pairwise":
         raise NotImplementedError(
             f"fastloss: {plan.spec.name} is differentiated once, and by the compiled kernels: "
@@ -283,10 +318,44 @@ def keras_loss(plan: Plan, reduction: str | None, given: dict[str, Any]) -> Any:
     given = dict(given)
     y_true, y_pred = given.pop("y_true"), given.pop("y_pred")
     weight, mask = given.pop("sample_weight", None), given.pop("mask", None)
+    if (own := given.pop("weight0", None)) is not None:
+        weight = _product(plan, y_pred, own, weight)
     if plan.spec.kind == "sequence":
         given = {}  # Keras finds the lengths itself
     values = compute(plan.spec, y_true, y_pred, plan.parameters, **given)
     return reduce_losses(values, weight, mask, reduction, values.dtype)
+
+
+def _sum_of_terms(plan: SumPlan, given: dict[str, Any], value: Callable[..., Any]) -> Any:
+    """The sum of ``value(plan, arrays)`` over the terms of a sum in one pass."""
+    common = {name: x for name, x in given.items() if not name.startswith("weight")}
+    total = None
+    for k, (coefficient, loss) in enumerate(plan.terms):
+        own = {"weight0": given[f"weight{k}"]} if f"weight{k}" in given else {}
+        term = coefficient * value(loss._plan, common | own)
+        total = term if total is None else total + term
+    return total
+
+
+def _product(plan: Plan, y_pred: Any, own: Any, weight: Any) -> Any:
+    """The own weight of a loss and that of a call, which may fit the values in different ways."""
+    if weight is None:
+        return own
+    axes = plan.axes(y_pred.shape.rank)
+    rows = [d for d in range(y_pred.shape.rank) if d not in axes]
+
+    def spread(w: Any) -> Any:
+        w = tf.convert_to_tensor(w)
+        if w.shape.rank < len(rows) and all(
+            a in (b, None) or b is None
+            for a, b in zip(w.shape, (y_pred.shape[d] for d in rows), strict=False)
+        ):
+            ones = tf.ones([len(rows) - w.shape.rank], tf.int32)
+            return tf.reshape(w, tf.concat([tf.shape(w), ones], 0))
+        return w
+
+    own, weight = spread(own), spread(weight)
+    return tf.math.multiply_no_nan(tf.cast(own, weight.dtype), weight)
 
 
 @functools.cache
@@ -345,8 +414,9 @@ def value_and_gradients(
     loss: Callable[..., Any], y_true: Any, y_pred: Any, upstream: Any, wrt: Wrt
 ) -> tuple[Any, Any, Any]:
     """The value, and its gradients for y_pred and y_true, as far as ``wrt`` asks for them."""
-    given = {"y_true": tf.convert_to_tensor(y_true), "y_pred": tf.convert_to_tensor(y_pred)}
     names = ["y_pred", "y_true"] if wrt == "both" else [wrt]
+    given = {"y_true": y_true, "y_pred": y_pred}
+    given |= {name: tf.convert_to_tensor(given[name]) for name in names}
     for name in names:
         if not given[name].dtype.is_floating:
             raise TypeError(f"{name}: expected a floating dtype, got {given[name].dtype.name}")
@@ -382,7 +452,7 @@ def evaluate(
         raise TypeError("out: tensors cannot be written to; expected None")
 
     def loss(y_true: Any, y_pred: Any) -> Any:
-        return _value(plan, y_true, y_pred, reduction, sample_weight, mask, arrays)
+        return _value(plan, y_true, y_pred, reduction, sample_weight, mask, dict(arrays))
 
     if wrt is None:
         return loss(y_true, y_pred), None, None
@@ -398,14 +468,20 @@ def _value(
     mask: Any,
     arrays: dict[str, Any],
 ) -> Any:
-    if isinstance(plan, GridPlan):
-        return fused_loss(
-            plan, y_true, y_pred, reduction=reduction, sample_weight=sample_weight, mask=mask
-        )
+    factors = {"sample_weight": sample_weight, "mask": mask}
+    if hasattr(plan, "term_values") and not isinstance(plan, CompiledPlan):
+        return plan.term_values(y_true, y_pred, **factors, **arrays)
+    own = arrays.pop("weight", None)
+    if isinstance(plan, CompiledPlan):
+        weights = own if isinstance(own, tuple) else (own,)
+        arrays = {f"weight{k}": w for k, w in enumerate(weights) if w is not None}
+        return fused_loss(plan, y_true, y_pred, reduction=reduction, **factors, **arrays)
     from fastloss._keras_functions import reduce_losses
 
     values = per_sample(plan, y_true, y_pred, **arrays)
-    if plan.spec.kind == "pairwise":  # the mean is over the samples with a loss; a NaN is one
+    if own is not None:
+        sample_weight = _product(plan, tf.convert_to_tensor(y_pred), own, sample_weight)
+    if isinstance(plan, PairwisePlan):  # the mean is over the samples with a loss; a NaN is one
         counts = values != 0
         mask = counts if mask is None else tf.logical_and(counts, tf.cast(mask, tf.bool))
     return reduce_losses(values, sample_weight, mask, reduction, values.dtype)

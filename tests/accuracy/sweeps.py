@@ -25,6 +25,8 @@ CANCELS = {
     "margin": "the margin is a difference of scores, which cancel near its zero",
     "log": "the logarithm of the odds, or of t/p plus one, has a zero inside the domain",
     "poisson": "p - t log(p) and log(p) have zeros inside the domain",
+    "entropy": "log(q) and its mean cancel, or log(q) and -1",
+    "partition": "the largest logit and the logarithm of the shares of the others cancel",
     "angle": "nearly orthogonal (value) or parallel (gradient) vectors cancel",
     "overlap": "the two terms of the slope cancel where a soft target meets the overlap",
 }
@@ -32,6 +34,12 @@ CANCELS = {
 
 # Results that do not keep the rules, by title and result: why.
 EXCEPTIONS = {
+    ("confidence_penalty(from_logits=True)", "d_pred"):
+        "a softmax below the smallest normal number is rounded before a difference of logits, up to "
+        "100 in float32, multiplies it",
+    ("z_loss", "d_pred"):
+        "a softmax below the smallest normal number is rounded before twice the logarithm multiplies "
+        "it",
     ("binary_focal_crossentropy(gamma=0.5, from_logits=True)", "d_true"):
         "beyond logits of 87 (float32) or 708 (float64) the sigmoid underflows, and its square "
         "root with it, whose product with the logit would still be a number",
@@ -83,6 +91,8 @@ class Case:
         # The absolute errors have no slope at zero.
         if "absolute" in self.name:
             p = np.where(p == t, np.where(t == 0, 1, -t), p).astype(dtype)
+        if self.name == "mean_absolute":
+            p = np.where(p == 0, 1, p).astype(dtype)
         return t, p
 
 
@@ -240,6 +250,12 @@ def margin_terms(t: Array, p: Array) -> Array:
     return 1 + np.abs((1 - t) * p).max(axis=-1) + np.abs(t * p).sum(axis=-1)
 
 
+def partition_terms(t: Array, p: Array) -> Array:
+    peak = np.abs(p.max(axis=-1))
+    rest = np.log(np.exp(p - p.max(axis=-1, keepdims=True)).sum(axis=-1))
+    return (peak + rest) ** 2
+
+
 def product_terms(t: Array, p: Array) -> Array:
     def unit(x: Array) -> Array:
         return x / np.sqrt((x * x).sum(axis=-1, keepdims=True))
@@ -281,6 +297,8 @@ MAPS = [
     *(focal("", hard, g, from_logits=z) for z in (False, True) for g in (0.0, 0.5, 2.0, 8.0)),
     *(focal(SOFT_TARGETS, soft, 2.0, from_logits=z) for z in (False, True)),
     focal("", hard, 1.5, apply_class_balancing=True, alpha=0.75),
+    Case("mean_square", both(soft, logits)),
+    Case("mean_absolute", both(soft, logits)),
 ]  # fmt: skip
 
 SOFT = {"d_pred": "soft"}
@@ -304,6 +322,11 @@ ROWS = [
     rows("categorical_generalized_cross_entropy", one_hot(clear_of_zero), q=0.875),
     Case("categorical_hinge", one_hot(row_logits), cancels={"value": "margin"},
          value_terms=margin_terms),
+    Case("confidence_penalty", spread_out(row_probabilities), cancels={"d_pred": "entropy"}),
+    Case("confidence_penalty", spread_out(row_logits), {"from_logits": True},
+         {"d_pred": "entropy"}),
+    Case("z_loss", spread_out(row_logits), cancels={"value": "partition", "d_pred": "partition"},
+         value_terms=partition_terms),
     Case("cosine_similarity", vectors,
          cancels=dict.fromkeys(("value", "d_pred", "d_true"), "angle"), value_terms=product_terms),
     *(

@@ -1,0 +1,59 @@
+// Where a gradient goes.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "cpu/kernels.h"
+#include "cpu/view.h"
+
+namespace fastloss::cpu {
+
+// The array of a gradient or, in a sum of losses, a panel: a part of the grid that stays in the
+// cache until every term has been added.
+template <class T>
+class sink {
+ public:
+  sink() = default;  // nowhere: the gradient is not wanted
+  // `array` must be coalesced. `streams`: it is written past the caches.
+  sink(const std::optional<view>& array, bool streams, const memory_loops<T>& loops)
+      : array_(array ? &*array : nullptr), streams_(streams), loops_(&loops) {}
+  // A panel whose first element is number `first` of the grid.
+  sink(T* panel, std::int64_t first) : panel_(panel), first_(first) {}
+
+  explicit operator bool() const { return array_ || panel_; }
+  bool streams() const { return streams_; }
+  const view* array() const { return array_; }
+
+  // Where the elements [first, first + n) lie, if that can be written to; otherwise `scratch`.
+  T* place(std::int64_t first, std::int64_t n, T* scratch) const {
+    return panel_ ? panel_ + (first - first_) : output(*array_, first, n, scratch);
+  }
+  // What a kernel is to fill, and what brings it to its place if that is elsewhere.
+  T* begin(std::int64_t first, std::int64_t n, T* scratch) const {
+    return !*this ? nullptr : streams_ ? scratch : place(first, n, scratch);
+  }
+  void end(std::int64_t first, std::int64_t n, T* scratch) const {
+    if (!*this) return;
+    T* to = place(first, n, scratch);
+    if (to == scratch)
+      store(*array_, first, n, scratch);
+    else if (streams_)
+      loops_->stream(scratch, n, to);
+  }
+
+ private:
+  const view* array_ = nullptr;
+  T* panel_ = nullptr;
+  std::int64_t first_ = 0;
+  bool streams_ = false;
+  const memory_loops<T>* loops_ = nullptr;
+};
+
+// The sinks of both gradients.
+template <class T>
+struct sinks {
+  sink<T> pred, truth;
+};
+
+}  // namespace fastloss::cpu
