@@ -252,6 +252,8 @@ def check_against_oracle(
     ):
         if call.spec.name in KINKED and 2 in (call.y_pred.itemsize, call.y_true.itemsize):
             continue  # halves meet the kink itself
+        if call.spec.name == "categorical_hinge" and 0 in call.y_pred.strides:
+            continue  # whose largest element is one of several
         right = exact.gradient(name)
         scale = np.abs(right).mean() + np.abs(exact.gradient_coefficients()).mean()
         if call.spec.name == "cosine_similarity":  # of which a slope is a fraction of 1 / |x|
