@@ -20,7 +20,8 @@ std::vector<loss_info> describe(loss_list<Loss...>) {
 }  // namespace
 
 const std::vector<loss_info>& losses() {
-  static const std::vector<loss_info> all = describe(all_losses{});
+  // Never destroyed: a daemon thread may compute until the process has ended.
+  static const auto& all = *new std::vector<loss_info>(describe(all_losses{}));
   return all;
 }
 

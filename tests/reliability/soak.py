@@ -8,6 +8,7 @@ Run as ``make soak``, or by hand::
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import sys
 import threading
@@ -22,11 +23,15 @@ from calls import check, random_call
 from test_concurrency import evaluate, everything
 
 GROWTH_ALLOWED = 0.01
-WARM_UP = 6000  # calls
+WARM_UP = 40_000  # calls
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now."""
+    """Bytes of memory that this process holds, without what its heap holds for later.
+
+    That swings by tens of megabytes with the oracle's temporary arrays.
+    """
+    ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
@@ -56,6 +61,7 @@ def main() -> int:
     )
     arguments.add_argument("--seed", type=int, default=int(time.time()))
     given = arguments.parse_args()
+    print(f"seed {given.seed}", flush=True)
     fastloss.set_num_threads(given.threads)
     rng = np.random.default_rng(given.seed)
 
@@ -75,7 +81,7 @@ def main() -> int:
             check(choose, random_call(choose), oracle=k == 0)
             check_batched(choose)
             calls += 2
-        if calls >= 0:
+        if calls >= 0 and calls % 400 == 0:
             if not held:
                 end = time.monotonic() + 60 * given.minutes
             held.append(resident())
