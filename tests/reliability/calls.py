@@ -30,7 +30,7 @@ from cases import (
 from composition import Call
 from fastloss._evaluate import REDUCTIONS
 from fastloss._registry import LossSpec
-from memory import Choose, Placed
+from guarded import Choose, Placed
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16]
 LONG = [17, 70, 130, 423]
