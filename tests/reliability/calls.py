@@ -201,7 +201,8 @@ def spoil(choose: Choose, call: RandomCall) -> None:
         call.factors["upstream"] = np.ones((*call.y_pred.shape, 2))
         call.invalid = "upstream"
     elif call.spoiled == "target":
-        call.y_true, call.invalid = np.ones((*call.y_pred.shape, 2), int), "y_true"
+        call.y_true = np.ones((*call.y_pred.shape, 2), int)
+        call.invalid = "y_true" if call.spec.uses_target else ""  # penalties take any
     elif call.spoiled == "label":
         t = call.y_true.astype(np.int64)
         t.flat[choose(0, t.size - 1)] = pick(choose, [-2, call.y_pred.size, 2**40, -(2**62)])
