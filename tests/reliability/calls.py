@@ -237,6 +237,15 @@ def expected_result(call: RandomCall, oracle: bool) -> tuple[Any, list[Any]]:
     return value, [g.astype(stored) for g in gradients]
 
 
+def meets_a_tie(exact: Call) -> bool:
+    """Whether the maximum of a categorical hinge is there twice, as in broadcast arrays.
+
+    Its slope is then shared; the oracle takes that of one of them.
+    """
+    others = np.sort((1 - exact.targets()) * exact.predictions(), axis=1)
+    return others.shape[1] > 1 and bool((others[:, -1] == others[:, -2]).any())
+
+
 def check_against_oracle(
     call: RandomCall, t: Any, p: Any, factors: Any, value: Any, gradients: Any
 ) -> None:
@@ -253,6 +262,8 @@ def check_against_oracle(
     ):
         if call.spec.name in KINKED and 2 in (call.y_pred.itemsize, call.y_true.itemsize):
             continue  # halves meet the kink itself
+        if call.spec.name == "categorical_hinge" and meets_a_tie(exact):
+            continue
         right = exact.gradient(name)
         scale = np.abs(right).mean() + np.abs(exact.gradient_coefficients()).mean()
         if call.spec.name == "cosine_similarity":  # of which a slope is a fraction of 1 / |x|
