@@ -62,6 +62,8 @@ class Call:
         return (self.labels() != ignored)[:, None]
 
     def targets(self) -> Array:
+        if not self.spec.uses_target:
+            return np.zeros(self.grid, np.longdouble)
         if self.spec.labels == "integer":
             classes = np.arange(self.grid[1])
             return (self.labels()[:, None] == classes).astype(np.longdouble)

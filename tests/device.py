@@ -23,8 +23,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [
     "csrc/bind/cuda.cpp", "csrc/bind/xla.cpp", "csrc/bind/xla_cuda.cpp", "csrc/cuda/driver.cpp",
-    "csrc/cuda/cuts.cpp", "csrc/operation.cpp", "csrc/plan.cpp", "csrc/losses.cpp",
-    "csrc/cpu/view.cpp", "tests/cuda/emulation.cpp", "tests/cuda/xla_on_host.cpp",
+    "csrc/cuda/cuts.cpp", "csrc/operation.cpp", "csrc/plan.cpp", "csrc/plan_sum.cpp",
+    "csrc/losses.cpp", "csrc/cpu/view.cpp", "tests/cuda/emulation.cpp",
+    "tests/cuda/xla_on_host.cpp",
 ]  # fmt: skip
 SANITIZERS = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 

@@ -282,6 +282,7 @@ def test_class_and_function_have_the_argument_order_of_keras() -> None:
     assert loss.get_config() == {
         "gamma": 64.0, "margin": 0.25, "remove_diagonal": False, "reduction": "sum",
         "name": "mine", "dtype": None,
+        "weight": None,
     }  # fmt: skip
     assert fastloss.Circle.from_config(loss.get_config()).get_config() == loss.get_config()
     assert type(fastloss.get("circle")) is fastloss.Circle

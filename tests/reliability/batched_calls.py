@@ -12,7 +12,7 @@ import numpy as np
 import fastloss
 from calls import one_in, pick
 from cases import same_bits
-from memory import Choose, Placed
+from guarded import Choose, Placed
 
 
 def random_ctc(choose: Choose, rng: Any) -> tuple[Any, dict[str, Any], Any, str]:

@@ -14,7 +14,7 @@ import numpy as np
 with atheris.instrument_imports(include=["fastloss"]):
     from calls import check, random_call
     from fastloss import _core
-    from memory import Choose, Placed
+    from guarded import Choose, Placed
 
 DTYPES = "?bBhHiIlLqQefdgFDOSUm"
 
