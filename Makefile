@@ -44,7 +44,7 @@ test-tensorflow-%: wheel
 	@echo "TensorFlow $*"
 	@$(PYTHON) -m venv $(VENV)-tensorflow-$*
 	@$(VENV)-tensorflow-$*/bin/python -m pip --disable-pip-version-check install -qq \
-	  '$(TENSORFLOW_PACKAGE)==$*.*' "$$(ls dist/*.whl)[test]"
+	  '$(TENSORFLOW_PACKAGE)==$*.*' "$$(ls dist/*.whl)[test]" 'pybind11>=2.13'  # for the emulation
 	@$(VENV)-tensorflow-$*/bin/python -m pytest tests/test_tensorflow*.py tests/test_keras*.py \
 	  tests/test_where_keras_differs.py tests/test_circle.py tests/test_ctc.py
 
