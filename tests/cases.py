@@ -166,9 +166,8 @@ def draw(
         p = probabilities if spec.parameters and not options.get("from_logits") else logits
         p = logits if name == "z_loss" else p
         if name == "confidence_penalty" and options.get("from_logits"):
-            p = (
-                logits / 3
-            )  # a slope is a difference from the mean of the logits, which grows with them
+            # A slope is a difference from the mean of the logits, which grows with them.
+            p = logits / 3
     elif "from_logits" in {p.name for p in spec.parameters}:
         t, p = soft, logits if options.get("from_logits") else probabilities
     elif name in ("kl_divergence", "dice", "iou", "tversky"):
