@@ -57,7 +57,7 @@ FASTLOSS_HD void accumulate_lanes(const F& f, const lane_block<T>& rows, lane_la
   constexpr int run = 4;  // classes that are added in the compute type before they are in double
   alignas(cache_line) double total[3][width] = {};
   alignas(cache_line) T sum[3][width];
-  if constexpr (Phase >= target_phase<F>()) {
+  if constexpr (sees_label<F>(Phase)) {
     for_each_lane<T>([&](int k) __attribute__((always_inline)) {
       row_terms<T> r = terms_of<Phase>(f, rows.label_value[k], hot.p[k], hot.kept, k, stats.at(k));
       total[0][k] = r.a;
@@ -153,7 +153,7 @@ void in_lanes(const void* functor, const lane_block<T>& block) {
   lane_labels<T> hot;
   auto run = [&](auto index) __attribute__((always_inline)) {
     constexpr int Phase = decltype(index)::value;
-    if constexpr (Phase == target_phase<F>()) gather_labels<F>(rows, hot);
+    if constexpr (F::sparse && Phase == F::target_phase) gather_labels<F>(rows, hot);
     accumulate_lanes<F, T, Phase>(f, rows, hot, stats);
   };
   run(std::integral_constant<int, 0>{});

@@ -59,7 +59,7 @@ struct confidence_penalty_from_logits : row_loss {
   static constexpr auto name = "confidence_penalty_from_logits";
   static constexpr bool uses_target = false;
   static constexpr bool first_phase_is_max = true;
-  static constexpr bool keeps = true;
+  static constexpr int keeps = 1;
   static constexpr int phases = 2;
   static constexpr int terms_used[] = {1, 3};
   using stats = class_stats<T>;  // mass holds m
@@ -70,26 +70,26 @@ struct confidence_penalty_from_logits : row_loss {
     s.peak = r.a;
     row.start(s);
   }
-  FASTLOSS_HD T keep(T x, const stats& s) const { return row.entry(x, s); }
+  FASTLOSS_HD T keep(T, T x, const stats& s) const { return row.entry(x, s); }
   FASTLOSS_HD row_terms<T> terms(phase<1>, T, T x, T entry, const stats& s) const {
     bool is_peak = x == s.peak;
     return {is_peak ? T(0) : entry, is_peak ? T(1) : T(0), distance(x, entry, s) * entry};
   }
   FASTLOSS_HD row_terms<T> terms(phase<1> which, T t, T x, const stats& s) const {
-    return terms(which, t, x, keep(x, s), s);
+    return terms(which, t, x, keep(t, x, s), s);
   }
   FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
     T peak = row.entry(s.peak, s);
     row.finish(peak, r.a + peak * (r.b - 1), s);
     s.mass = r.c * s.inverse;
-    s.loss = s.mass - s.log_total;
+    s.loss = s.mass - s.peak_minus_log;
   }
   FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
   FASTLOSS_HD gradient_terms<T> gradient(T, T x, T entry, const stats& s) const {
     return {entry * s.inverse * (distance(x, entry, s) - s.mass), T(0)};
   }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T x, const stats& s) const {
-    return gradient(t, x, keep(x, s), s);
+    return gradient(t, x, keep(t, x, s), s);
   }
   // x - peak, where it counts: q log q tends to 0 as q does.
   FASTLOSS_HD T distance(T x, T entry, const stats& s) const {
@@ -103,7 +103,7 @@ struct z_loss : row_loss {
   static constexpr auto name = "z_loss";
   static constexpr bool uses_target = false;
   static constexpr bool first_phase_is_max = true;
-  static constexpr bool keeps = true;
+  static constexpr int keeps = 1;
   static constexpr int phases = 2;
   static constexpr int terms_used[] = {1, 2};
   using stats = class_stats<T>;  // mass holds log sum exp x
@@ -114,18 +114,18 @@ struct z_loss : row_loss {
     s.peak = r.a;
     row.start(s);
   }
-  FASTLOSS_HD T keep(T x, const stats& s) const { return row.entry(x, s); }
+  FASTLOSS_HD T keep(T, T x, const stats& s) const { return row.entry(x, s); }
   FASTLOSS_HD row_terms<T> terms(phase<1>, T, T x, T entry, const stats& s) const {
     bool is_peak = x == s.peak;
     return {is_peak ? T(0) : entry, is_peak ? T(1) : T(0)};
   }
   FASTLOSS_HD row_terms<T> terms(phase<1> which, T t, T x, const stats& s) const {
-    return terms(which, t, x, keep(x, s), s);
+    return terms(which, t, x, keep(t, x, s), s);
   }
   FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
     T peak = row.entry(s.peak, s);
     row.finish(peak, r.a + peak * (r.b - 1), s);
-    s.mass = s.peak + s.log_total;
+    s.mass = s.peak + s.peak_minus_log;
     s.loss = s.mass * s.mass;
   }
   FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
@@ -133,7 +133,7 @@ struct z_loss : row_loss {
     return {2 * s.mass * (entry * s.inverse), T(0)};
   }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T x, const stats& s) const {
-    return gradient(t, x, keep(x, s), s);
+    return gradient(t, x, keep(t, x, s), s);
   }
 };
 
