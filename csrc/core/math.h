@@ -393,8 +393,8 @@ FASTLOSS_HD T log1p(T x) {
 // where the quotient is close to 1. The quotient is normal, or NaN.
 template <class T>
 FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
-  T x = difference / denominator;
-  auto [k, f] = reduce_normal(numerator / denominator);
+  T inverse = 1 / denominator, x = difference * inverse;
+  auto [k, f] = reduce_normal(numerator * inverse);
   bool far = x < T(-0.5) || x > T(1);
   bool above = x > T(0.41421);
   bool below = x < T(-0.29289);

@@ -91,6 +91,7 @@ class call {
   double run_rows() const;
   double run_long_row(std::int64_t row, T* kept, const sinks<T>& to) const;
   double run_short_row(std::int64_t row, const sinks<T>& to) const;
+  void prefetch_labels(std::int64_t row, std::int64_t n) const;
   T reduce_long_row(std::int64_t row, T* kept, row_state& s) const;
   template <class Reduce>
   T reduce_row(std::int64_t row, row_state& s, Reduce reduce) const;
