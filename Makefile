@@ -56,9 +56,9 @@ docs: $(VENV)/docs  ## Build the documentation into site/ (its search needs: pyt
 
 # ---- Does it keep working? docs/reliability.md says what was found. ----
 
-# What needs NumPy alone: the sanitizers would report what frameworks do, too. Two compile something
+# What needs NumPy alone: the sanitizers would report what frameworks do, too. Some compile something
 # themselves, or measure.
-NUMPY_TESTS = $(filter-out tests/test_benchmark.py tests/test_cuda.py tests/test_readme.py, $(shell \
+NUMPY_TESTS = $(filter-out tests/test_arm.py tests/test_benchmark.py tests/test_cuda.py tests/test_readme.py, $(shell \
   grep -LE '^(import|from) (frameworks|keras|peers|tensorflow|fastloss\.)' tests/test_*.py)) \
   tests/test_threads.py $(wildcard tests/reliability/test_*.py)
 # Where memory is written: loops over every layout, type and number of threads.
