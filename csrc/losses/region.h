@@ -20,8 +20,8 @@ template <class T>
 FASTLOSS_HD overlap_stats<T> overlap(T agreement, T disagreement) {
   // In double, because each slope of the region inherits the errors of these three.
   double size = double(agreement) + double(disagreement);
-  // Empty regions without smoothing agree: 0 / 0 is 0. Divisions, because an inverse would bring its
-  // own rounding, twice.
+  // Empty regions without smoothing agree: 0 / 0 is 0. Divisions, because an inverse would bring
+  // its own rounding, twice.
   double divisor = size == 0 ? math::infinity<double> : size, loss = disagreement / divisor;
   return {T(loss), T(agreement / divisor / divisor), T(loss / divisor)};
 }
