@@ -28,7 +28,7 @@ struct mean_absolute_error : map_loss {
   FASTLOSS_HD explicit mean_absolute_error(const double*) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T e = p - t;
-    T sign = e > 0 ? T(1) : (e < 0 ? T(-1) : e);  // keeps NaN
+    T sign = math::sign(e);
     return {math::abs(e), sign, -sign};
   }
 };
@@ -44,7 +44,7 @@ struct mean_absolute_percentage_error : map_loss {
     T size = math::abs(t);
     bool floored = size < epsilon;
     T e = (p - t) / (floored ? epsilon : size);
-    T sign = e > 0 ? T(1) : (e < 0 ? T(-1) : e);
+    T sign = math::sign(e);
     T slope = 100 * sign / (floored ? epsilon : size);
     // d|e|/dt = -sign/|t| - |e| t/|t|^2, and p/t = 1 + e t/|t|.
     return {100 * math::abs(e), slope, floored ? -slope : -slope * (p / t)};

@@ -22,8 +22,7 @@ struct mean_absolute : map_loss {
   static constexpr bool uses_target = false;
   FASTLOSS_HD explicit mean_absolute(const double*) {}
   FASTLOSS_HD map_terms<T> operator()(T, T p) const {
-    T sign = p > 0 ? T(1) : (p < 0 ? T(-1) : p);  // keeps NaN
-    return {math::abs(p), sign, T(0)};
+    return {math::abs(p), math::sign(p), T(0)};
   }
 };
 
