@@ -131,7 +131,7 @@ struct loss_kernel {
   const loss_kernel* variant = nullptr;
   bool (*has_variant_for)(const double* parameters) = nullptr;
   const loss_kernel& chosen_for(const double* parameters) const {
-    return variant && has_variant_for(parameters) ? *variant : *this;
+    return variant && has_variant_for(parameters) ? variant->chosen_for(parameters) : *this;
   }
   // The cheaper kernel of a map loss for targets that are 0 or 1, without d_true.
   const loss_kernel* of_labels = nullptr;

@@ -325,17 +325,30 @@ struct binary_focal_from_logits : map_loss {
 
 // With gamma = 2, the default, no power needs a logarithm.
 template <class T>
+struct binary_focal_of_square : binary_focal<T, class_weights<T>, square<T>> {
+  using binary_focal<T, class_weights<T>, square<T>>::binary_focal;
+  using variant = binary_focal<T, equal_classes<T>, square<T>>;
+  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q + 1); }
+};
+template <class T>
 struct binary_focal_crossentropy : binary_focal<T, class_weights<T>, any_power<T>> {
   using binary_focal<T, class_weights<T>, any_power<T>>::binary_focal;
-  using variant = binary_focal<T, equal_classes<T>, square<T>>;
-  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q + 1) && q[5] == 2; }
+  using variant = binary_focal_of_square<T>;
+  static bool has_variant_for(const double* q) { return q[5] == 2; }
+};
+template <class T>
+struct binary_focal_of_square_from_logits
+    : binary_focal_from_logits<T, class_weights<T>, square<T>> {
+  using binary_focal_from_logits<T, class_weights<T>, square<T>>::binary_focal_from_logits;
+  using variant = binary_focal_from_logits<T, equal_classes<T>, square<T>>;
+  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q); }
 };
 template <class T>
 struct binary_focal_crossentropy_from_logits
     : binary_focal_from_logits<T, class_weights<T>, any_power<T>> {
   using binary_focal_from_logits<T, class_weights<T>, any_power<T>>::binary_focal_from_logits;
-  using variant = binary_focal_from_logits<T, equal_classes<T>, square<T>>;
-  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q) && q[4] == 2; }
+  using variant = binary_focal_of_square_from_logits<T>;
+  static bool has_variant_for(const double* q) { return q[4] == 2; }
 };
 
 }  // namespace fastloss
