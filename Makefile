@@ -56,10 +56,10 @@ docs: $(VENV)/docs  ## Build the documentation into site/ (its search needs: pyt
 
 # ---- Does it keep working? docs/reliability.md says what was found. ----
 
-# What needs NumPy alone: the sanitizers would report what frameworks do, too. Two compile something
+# What needs NumPy alone: the sanitizers would report what frameworks do, too. Some compile something
 # themselves, or measure.
-NUMPY_TESTS = $(filter-out tests/test_benchmark.py tests/test_cuda.py tests/test_readme.py, $(shell \
-  grep -LE '^(import|from) (frameworks|keras|peers|tensorflow|fastloss\.)' tests/test_*.py)) \
+NUMPY_TESTS = $(filter-out tests/test_arm.py tests/test_benchmark.py tests/test_cuda.py tests/test_readme.py, $(shell \
+  grep -LE '^(import|from) (device|frameworks|keras|peers|tensorflow|fastloss\.[a-z])' tests/test_*.py)) \
   tests/test_threads.py $(wildcard tests/reliability/test_*.py)
 # Where memory is written: loops over every layout, type and number of threads.
 QUICK_TESTS = $(addprefix tests/reliability/test_,fuzz.py fork.py failures.py special_values.py)

@@ -423,3 +423,28 @@ def test_sanitizers_find_nothing_in_the_device_code(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout == "clean\n", done.stderr[-4000:]
+
+
+ENDS = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[1])
+import fastloss, numpy as np, pytest
+from pathlib import Path
+from device import install
+
+device = install(Path(sys.argv[2]), pytest.MonkeyPatch())
+x = device.put(np.ones((64, 400)))
+def work():
+    while True:
+        fastloss.LogCosh().value_and_grad(x, x)
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.2)
+print("end")
+"""
+
+
+def test_process_may_end_while_a_daemon_enqueues(emulation: Path) -> None:
+    command = [sys.executable, "-c", ENDS, str(Path(__file__).parent), str(emulation)]
+    for _ in range(5):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr[-4000:]

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "bind/without_gil.h"
 #include "bind/xla_cuda.h"
 #include "cuda/device.h"
 #include "cuda/driver.h"
@@ -58,9 +59,10 @@ struct target {
   template <class... Samples>
   void enqueue(const request& r, void* value, const Samples&... samples) const {
     void* workspace = get({static_cast<int64_t>(cuda::workspace_bytes(r, samples...))}, "uint8");
-    const py::gil_scoped_release release;
-    cuda::use_device(device);
-    cuda::enqueue(r, samples..., value, workspace, reinterpret_cast<cuda::stream_handle>(stream));
+    bind::without_gil([&] {
+      cuda::use_device(device);
+      cuda::enqueue(r, samples..., value, workspace, reinterpret_cast<cuda::stream_handle>(stream));
+    });
   }
 };
 

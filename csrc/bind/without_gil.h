@@ -44,16 +44,9 @@ inline void check_signals() {
   if (error) throw *error;
 }
 
-// Calls `compute`, which reads or writes so many elements, without the GIL. KeyboardInterrupt is
-// thrown in the middle of it, and leaves outputs half written.
+// Calls `compute` without the GIL.
 template <class Compute>
-void without_gil(std::int64_t elements, Compute compute) {
-  constexpr std::int64_t lasting = std::int64_t(1) << 22;  // a millisecond, at the least
-  std::optional<cpu::interruptible> interruptible;
-  if (elements >= lasting) {
-    last_check = clock::now();
-    interruptible.emplace(check_signals);
-  }
+void without_gil(Compute compute) {
   std::exception_ptr error;
   PyThreadState* const state = PyEval_SaveThread();
   try {
@@ -63,6 +56,19 @@ void without_gil(std::int64_t elements, Compute compute) {
   }
   take_gil([&] { PyEval_RestoreThread(state); });
   if (error) std::rethrow_exception(error);
+}
+
+// The same for one that reads or writes so many elements: KeyboardInterrupt is thrown in the middle
+// of it, and leaves outputs half written.
+template <class Compute>
+void without_gil(std::int64_t elements, Compute compute) {
+  constexpr std::int64_t lasting = std::int64_t(1) << 22;  // a millisecond, at the least
+  std::optional<cpu::interruptible> interruptible;
+  if (elements >= lasting) {
+    last_check = clock::now();
+    interruptible.emplace(check_signals);
+  }
+  without_gil(compute);
 }
 
 }  // namespace fastloss::bind

@@ -300,6 +300,7 @@ FASTLOSS_HD reduced_logarithm<T> reduce_normal(T x) {
   auto k = (bits >> F::mantissa_bits) - F::exponent_bias;
   constexpr typename F::integer mantissa = (typename F::integer(1) << F::mantissa_bits) - 1;
   T m = bit_cast<T>((bits & mantissa) + F::sqrt_half);
+  if constexpr (sizeof(T) == sizeof(float)) return {T(k), m - T(1)};
   // 64-bit integers convert to double in vectors only with AVX-512; going through the mantissa of
   // a shifted constant needs no conversion instruction.
   T kf = bit_cast<T>(k + bit_cast<typename F::integer>(F::round_shift)) - F::round_shift;
@@ -323,21 +324,21 @@ FASTLOSS_HD T atanh_tail(T z) {
 
 // log(1 + f) - f + f^2 / 2, for a reduced f. In float a polynomial is short enough; in double the
 // series of atanh takes half the terms, for a division.
-FASTLOSS_HD float log_tail(float f, float half_square) {
-  return 2 * half_square * f * polynomial<log_series<float>, 0, 7>(f);
+FASTLOSS_HD float log_tail(float f, float square) {
+  return square * f * polynomial<log_series<float>, 0, 7>(f);
 }
-FASTLOSS_HD double log_tail(double f, double half_square) {
+FASTLOSS_HD double log_tail(double f, double square) {
   double s = f / (2 + f);
-  return s * (half_square + atanh_tail(s * s));
+  return s * (0.5 * square + atanh_tail(s * s));
 }
 
 // k log 2 + log(1 + f) + correction, for a correction that is tiny beside one.
 template <class T>
 FASTLOSS_HD T log_of_reduced(reduced_logarithm<T> x, T correction) {
   using F = format<T>;
-  T half_square = T(0.5) * x.f * x.f;
-  T tail = log_tail(x.f, half_square) + x.k * F::ln2_lo + correction;
-  return x.k * F::ln2_hi + (x.f - (half_square - tail));
+  T square = x.f * x.f;
+  T tail = log_tail(x.f, square) + (x.k * F::ln2_lo + correction);
+  return x.k * F::ln2_hi + (x.f + (tail - T(0.5) * square));
 }
 
 // log(1 + x) + correction, 0 <= x <= 1; 1 + x is not formed, so that it need not be rounded.
@@ -358,6 +359,12 @@ FASTLOSS_HD T log_of_rest(T x) {
 template <class T>
 FASTLOSS_HD T log_of_normal(T x) {
   return log_of_reduced(reduce_normal(x), T(0));
+}
+
+// log(x) for normal positive x or NaN; some number near the least logarithm for 0 <= x < normal
+template <class T>
+FASTLOSS_HD T log_of_normal_or_nan(T x) {
+  return log_of_reduced(reduce_normal(x), x - x);
 }
 
 // The logarithm of what is no positive finite number, else `finite`.
@@ -394,8 +401,8 @@ FASTLOSS_HD T log1p(T x) {
 // where the quotient is close to 1. The quotient is normal, or NaN.
 template <class T>
 FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
-  T x = difference / denominator;
-  auto [k, f] = reduce_normal(numerator / denominator);
+  T inverse = 1 / denominator, x = difference * inverse;
+  auto [k, f] = reduce_normal(numerator * inverse);
   bool far = x < T(-0.5) || x > T(1);
   bool above = x > T(0.41421);
   bool below = x < T(-0.29289);

@@ -16,8 +16,9 @@
 
 namespace fastloss::cpu {
 
-// Columns up to which a row is summarized by one call: what is read again stays in the L2 cache.
-inline constexpr std::int64_t long_row = 65536;
+// Columns up to which a row is summarized by one call: what is read again stays in the L2 cache;
+// and where there are so many rows that each thread can have its own, in its part of the next one.
+inline constexpr std::int64_t long_row = 65536, longest_row = 1 << 20, many_rows = 16;
 
 template <class T>
 class call {
@@ -96,13 +97,17 @@ class call {
   struct row_state;
   struct long_rows;
   double run_rows() const;
-  template <class ForEachBlock>
-  double run_row(std::int64_t row, T* kept, const sinks<T>& to, ForEachBlock for_each_block) const;
+  double run_long_row(std::int64_t row, T* kept, const sinks<T>& to) const;
   double run_short_row(std::int64_t row, const sinks<T>& to) const;
+  void prefetch_labels(std::int64_t row, std::int64_t n) const;
+  T reduce_long_row(std::int64_t row, T* kept, row_state& s) const;
+  template <class Reduce>
+  T reduce_row(std::int64_t row, row_state& s, Reduce reduce) const;
   template <class ForEachBlock>
-  T reduce_row(std::int64_t row, T* kept, row_state& s, ForEachBlock for_each_block) const;
-  template <class ForEachBlock>
-  void reduce_by_blocks(std::int64_t row, row_state& s, T* kept, ForEachBlock for_each_block) const;
+  void gradients(std::int64_t row, const row_state& s, const T* kept, const sinks<T>& to,
+                 ForEachBlock for_each_block) const;
+  std::int64_t blocks_of_row() const { return (r_.cols + block - 1) / block; }
+  void reduce_by_blocks(std::int64_t row, row_state& s, T* kept) const;
   void reduce_at_once(std::int64_t row, row_state& s, T* kept) const;
   bool prepare(std::int64_t row, row_state& s) const;
   void accumulate(int phase, const tile& at, const row_state& s, T* kept, double* sums) const;
@@ -128,6 +133,7 @@ class call {
   // Gradients with respect to the given targets from those with respect to the transformed ones.
   void untransform(const tile& at, T* d_true) const;
   void multiply_by_class_weight(const tile& at, T* x) const;
+  void prepare_class_weight();
 
   const request& r_;
   const kernel_set<T>& set_;
@@ -144,7 +150,9 @@ class call {
   // block of equal numbers.
   double slope_, norm_ = 1, mean_ = 1;
   T scale_ = 1;
-  std::vector<T> equal_scales_;
+  // A class weight that all classes have, where it may multiply the loss of a row instead.
+  T row_factor_ = 1;
+  std::vector<T> equal_scales_, class_weight_copy_;
   std::shared_ptr<const lane_arrays> lanes_;
   std::shared_ptr<long_rows> long_rows_;
   alignas(16) unsigned char functor_[functor_bytes];

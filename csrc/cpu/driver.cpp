@@ -36,7 +36,7 @@ call<T>::call(const request& r, double coefficient)
       slope_(r.upstream * coefficient) {
   kernel_.construct(r.parameters.data(), functor_);
   if (kernel_.of_labels) kernel_.of_labels->construct(r.parameters.data(), label_functor_);
-  if (r.class_weight) class_weight_ = coalesced(*r.class_weight);
+  if (r.class_weight) prepare_class_weight();
   if (r.row_upstream) upstream_ = coalesced(*r.row_upstream);
   if (r.grad_pred) grad_pred_ = coalesced(*r.grad_pred);
   if (r.grad_true) grad_true_ = coalesced(*r.grad_true);
@@ -49,6 +49,24 @@ call<T>::call(const request& r, double coefficient)
   threads_ = size < serial_below ? 1 : r.threads;
   const int64_t outputs = (r.grad_pred ? 1 : 0) + (r.grad_true ? 1 : 0);
   streams_ = outputs * size * int64_t(sizeof(T)) >= stream_from;
+}
+
+template <class T>
+void call<T>::prepare_class_weight() {
+  class_weight_ = coalesced(*r_.class_weight);
+  const bool one_for_all = class_weight_->axes.size() == 1 && class_weight_->axes[0].stride == 0;
+  if (one_for_all && kernel_.scales_with_target) {
+    T scratch;
+    row_factor_ = *load(*class_weight_, 0, 1, &scratch);
+    class_weight_.reset();
+  } else if (r_.cols <= long_row) {  // every row needs them
+    class_weight_copy_.resize(r_.cols);
+    const T* w = load(*class_weight_, 0, r_.cols, class_weight_copy_.data());
+    if (w != class_weight_copy_.data()) std::copy_n(w, r_.cols, class_weight_copy_.data());
+    class_weight_->data = reinterpret_cast<char*>(class_weight_copy_.data());
+    class_weight_->type = sizeof(T) == sizeof(float) ? dtype::f32 : dtype::f64;
+    class_weight_->axes = {{r_.cols, sizeof(T)}};
+  }
 }
 
 template <class T>

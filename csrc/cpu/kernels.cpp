@@ -47,6 +47,8 @@ loss_kernel<T> make_kernel() {
       k.finish[2] = finish<F, T, 2>;
     }
     k.keeps = F::keeps;
+    k.reads_label_alone = F::sparse && F::target_phase == 0;
+    k.scales_with_target = F::scales_with_target;
     k.summarize = summarize<F, T>;
     k.row_loss = row_loss<F, T>;
     k.gradient[1] = row_gradient<F, T, 1>;

@@ -124,6 +124,8 @@ struct loss_kernel {
   int phases = 0;
   bool first_phase_is_max = false;
   bool keeps = false;
+  bool reads_label_alone = false;  // of the row of a sparse loss
+  bool scales_with_target = false;
   bool averages = false;
   bool label_signs = false;
 

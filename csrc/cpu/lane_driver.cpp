@@ -143,27 +143,18 @@ template <class T>
 struct call<T>::lane_arrays {
   lane_view<T> t, p;
   std::optional<lane_view<T>> d_pred, d_true;
-  std::vector<T> class_weight;
   lane_weights plain;  // what rows without weights have
 };
 
 template <class T>
 void call<T>::prepare_lanes() {
-  auto own =
-      std::make_shared<lane_arrays>(lane_arrays{{info_.sparse ? r_.y_pred : r_.y_true, r_.rows},
-                                                {r_.y_pred, r_.rows},
-                                                {},
-                                                {},
-                                                std::vector<T>(class_weight_ ? r_.cols : 0),
-                                                {}});
+  auto own = std::make_shared<lane_arrays>(lane_arrays{
+      {info_.sparse ? r_.y_pred : r_.y_true, r_.rows}, {r_.y_pred, r_.rows}, {}, {}, {}});
   if (grad_pred_) own->d_pred.emplace(*r_.grad_pred, r_.rows);
   if (grad_true_) own->d_true.emplace(*r_.grad_true, r_.rows);
-  for (std::size_t c = 0; c < own->class_weight.size(); ++c) {
-    T scratch;
-    own->class_weight[c] = *load(*class_weight_, c, 1, &scratch);
-  }
-  std::fill_n(own->plain.weight, lanes<T>, T(1));
-  std::fill_n(own->plain.scale, lanes<T>, scale_);
+  std::fill_n(own->plain.weight, lanes<T>, row_factor_);
+  std::fill_n(own->plain.scale, lanes<T>, scale_ * row_factor_);
+  std::fill_n(own->plain.label_value, lanes<T>, T(1));
   lanes_ = own;
 }
 
@@ -196,7 +187,7 @@ double call<T>::lane_task(int64_t row, int64_t n, const sinks<T>& to) const {
   const auto p = lanes_->p.load(row, n, thread_scratch<T>(scratch_use::pred, size), loops);
   rows.p = p.data;
   rows.p_stride = p.stride;
-  const T* class_weight = class_weight_ ? lanes_->class_weight.data() : nullptr;
+  const T* class_weight = class_weight_ ? class_weight_copy_.data() : nullptr;
   if (!info_.uses_target) {
     rows.t = p.data;
     rows.t_stride = p.stride;
@@ -263,9 +254,10 @@ void call<T>::weigh_lanes(int64_t row, int64_t n, const lane_weights& plain, lan
   const bool even = weights_.empty() && !upstream_ && !r_.ignore_class && n == lanes<T>;
   if (!even) {
     weights_.rows(row, n, own.weight);
+    for (int64_t k = 0; k < n; ++k) own.weight[k] *= row_factor_;
     std::fill_n(own.weight + n, lanes<T> - n, T(0));
   }
-  rows.label_value = plain.weight;
+  rows.label_value = plain.label_value;
   if (info_.sparse) {
     rows.label = load(t_, row, n, own.label);
     if (!even) {
@@ -277,15 +269,14 @@ void call<T>::weigh_lanes(int64_t row, int64_t n, const lane_weights& plain, lan
     }
     if (class_weight_) {
       for (int k = 0; k < lanes<T>; ++k)
-        if (rows.label[k] >= 0)
-          own.label_value[k] = *load(*class_weight_, rows.label[k], 1, &own.label_value[k]);
+        if (rows.label[k] >= 0) own.label_value[k] = class_weight_copy_[rows.label[k]];
       rows.label_value = own.label_value;
     }
   }
   rows.weight = even ? plain.weight : own.weight;
   rows.scale = even ? plain.scale : own.scale;
   if (even) return;
-  for (int k = 0; k < lanes<T>; ++k) own.scale[k] = plain.scale[0] * own.weight[k];
+  for (int k = 0; k < lanes<T>; ++k) own.scale[k] = scale_ * own.weight[k];
   if (upstream_) {
     T scratch[lanes<T>];
     const T* upstream = load(*upstream_, row, n, scratch);

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <mutex>
 
 #include "api.h"
 
@@ -40,9 +41,49 @@ std::atomic<int> chosen{initial_threads()};
 
 thread_local interruption interruption_of_thread = nullptr;
 
+using std::chrono::milliseconds;
+
+// Teams do without `spared` threads until `crowded_until`.
+std::atomic<team_clock::rep> crowded_until{0};
+std::atomic<int> spared{0};
+
+// The time that was lost by waiting, less an eighth of the time that has gone by, which is
+// bearable.
+struct {
+  std::mutex mutex;
+  team_clock::time_point last, end_of_pause;
+  team_clock::duration lost{0}, pause{0};
+} waits;
+constexpr milliseconds most_lost{10}, first_pause{200}, longest_pause{1600};
+
 }  // namespace
 
 bool threads_survive() { return !forked.load(std::memory_order_relaxed); }
+
+int threads_that_run(int threads) {
+  const auto until = crowded_until.load(std::memory_order_relaxed);
+  if (until == 0 || team_clock::now().time_since_epoch().count() >= until) return threads;
+  return std::max(1, threads - spared.load(std::memory_order_relaxed));
+}
+
+void note_wait(team_clock::duration waited, team_clock::duration worked) {
+  if (waited < milliseconds(1) || waited < worked / 2) return;
+  const std::lock_guard lock(waits.mutex);
+  const auto now = team_clock::now();
+  if (now < waits.end_of_pause) return;
+  waits.lost = std::max(waits.lost - (now - waits.last) / 8, team_clock::duration(0)) + waited;
+  waits.last = now;
+  if (waits.lost < most_lost) return;
+  const bool still = now - waits.end_of_pause < waits.pause;
+  waits.pause = still ? std::min<team_clock::duration>(2 * waits.pause, longest_pause)
+                      : team_clock::duration(first_pause);
+  waits.end_of_pause = now + waits.pause;
+  // Then less is needed to be sure.
+  waits.lost = most_lost / 2;
+  waits.last = waits.end_of_pause;
+  spared = still ? spared + 1 : 1;
+  crowded_until = waits.end_of_pause.time_since_epoch().count();
+}
 
 interruption current_interruption() { return interruption_of_thread; }
 interruptible::interruptible(interruption check) { interruption_of_thread = check; }

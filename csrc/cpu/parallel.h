@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #if defined(__SSE2__)
@@ -13,6 +14,16 @@ namespace fastloss::cpu {
 // False in a child made by fork() of a process that had a thread team: GNU OpenMP would wait there
 // for threads that no longer exist.
 bool threads_survive();
+
+// A core that another process keeps busy: the thread of a team that the system has put there does
+// not run for whole turns of the other, milliseconds, and a team ends with its last thread. Where
+// teams lose more by that than they gain, they are made smaller for a while.
+using team_clock = std::chrono::steady_clock;
+// How many of these threads are worth a team now.
+int threads_that_run(int threads);
+// What the thread that called has waited for the others of its team, after it has worked for so
+// long.
+void note_wait(team_clock::duration waited, team_clock::duration worked);
 
 // What a loop of this thread calls now and then, or null; see interruptible.
 using interruption = void (*)();
@@ -77,6 +88,7 @@ FASTLOSS_IN_TEAM void call_body(Body& body, std::int64_t i) {
 template <class Body>
 FASTLOSS_STARTS_TEAM void parallel_for(std::int64_t n, int threads, Body body) {
   if (threads > n) threads = static_cast<int>(n);
+  if (threads > 1) threads = threads_that_run(threads);
   const bool serial = threads <= 1 || !threads_survive();
   // Chunks small enough to even out a core that another process keeps busy, large enough that
   // neighbouring elements are mostly done by one thread.
@@ -93,6 +105,8 @@ FASTLOSS_STARTS_TEAM void parallel_for(std::int64_t n, int threads, Body body) {
     return;
   }
   first_error error;
+  const auto start = team_clock::now();
+  auto end = start;
   happens_before(team_edge::start);
 #pragma omp parallel num_threads(threads)
   {
@@ -111,8 +125,12 @@ FASTLOSS_STARTS_TEAM void parallel_for(std::int64_t n, int threads, Body body) {
     }
     end_of_writes();
     happens_before(team_edge::end);
+#pragma omp master
+    end = team_clock::now();
   }
   happens_after(team_edge::end);
+  // Of a few tasks, one may take long.
+  if (n >= 16 * threads) note_wait(team_clock::now() - end, end - start);
   error.rethrow();
 }
 

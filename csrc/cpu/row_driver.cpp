@@ -29,14 +29,11 @@ struct call<T>::long_rows {
 template <class T>
 double call<T>::run_rows() const {
   const sinks<T> to = arrays();
-  if (r_.cols > long_row) {
+  if (r_.cols > (r_.rows < many_rows ? long_row : longest_row)) {
     // Threads share every row: their parts of it stay in their caches.
-    const int64_t blocks = (r_.cols + block - 1) / block;
     std::vector<T> kept(kernel_.keeps ? r_.cols : 0);
     double sum = 0;
-    for (int64_t row = 0; row < r_.rows; ++row)
-      sum +=
-          run_row(row, kept.data(), to, [&](auto body) { parallel_for(blocks, threads_, body); });
+    for (int64_t row = 0; row < r_.rows; ++row) sum += run_long_row(row, kept.data(), to);
     return sum;
   }
   const int64_t rows_per_task = std::max<int64_t>(1, 2 * block / r_.cols);
@@ -44,50 +41,76 @@ double call<T>::run_rows() const {
   std::vector<double> partial(tasks);
   parallel_for(tasks, threads_, [&](int64_t i) {
     const int64_t end = std::min(r_.rows, (i + 1) * rows_per_task);
+    if (kernel_.reads_label_alone) prefetch_labels(end, std::min(rows_per_task, r_.rows - end));
     for (int64_t row = i * rows_per_task; row < end; ++row) partial[i] += run_short_row(row, to);
   });
   return sum_in_order(partial);
 }
 
+// A row; returns its weighted loss. `kept` has room for what the functor keeps of every element.
+template <class T>
+double call<T>::run_long_row(int64_t row, T* kept, const sinks<T>& to) const {
+  row_state s;
+  const T loss = reduce_long_row(row, kept, s);
+  gradients(row, s, kept, to, [&](auto body) { parallel_for(blocks_of_row(), threads_, body); });
+  return loss;
+}
+
 template <class T>
 double call<T>::run_short_row(int64_t row, const sinks<T>& to) const {
   T* kept = thread_scratch<T>(scratch_use::kept, kernel_.keeps ? r_.cols : 0);
-  return run_row(row, kept, to, [&](auto body) {
-    for (int64_t b = 0; b * block < r_.cols; ++b) body(b);
+  row_state s;
+  const T loss = reduce_row(row, s, [&] { reduce_at_once(row, s, kept); });
+  gradients(row, s, kept, to, [&](auto body) {
+    for (int64_t b = 0; b < blocks_of_row(); ++b) body(b);
   });
+  return loss;
 }
 
-// One row, its blocks run by `for_each_block`; returns its weighted loss. `kept` has room for what
-// the functor keeps of every element.
+// Asks for the elements at the labels of n rows: each is in a line of its own, which no processor
+// foresees.
+template <class T>
+void call<T>::prefetch_labels(int64_t row, int64_t n) const {
+  int64_t scratch[16];
+  T element;
+  for (int64_t end = row + n; row < end; row += 16) {
+    const int64_t m = std::min<int64_t>(16, end - row), *labels = load(t_, row, m, scratch);
+    for (int64_t k = 0; k < m; ++k)
+      if (labels[k] >= 0 && labels[k] < r_.cols) {
+        const T* at = output(p_, (row + k) * r_.cols + labels[k], 1, &element);
+        if (at != &element) prefetch(at, 1);
+      }
+  }
+}
+
 template <class T>
 template <class ForEachBlock>
-double call<T>::run_row(int64_t row, T* kept, const sinks<T>& to,
+void call<T>::gradients(int64_t row, const row_state& s, const T* kept, const sinks<T>& to,
                         ForEachBlock for_each_block) const {
-  row_state s;
-  const T loss = reduce_row(row, kept, s, for_each_block);
-  if (to.pred || to.truth)
-    for_each_block([&](int64_t b) {
-      const tile at{row, 1, b * block, std::min(block, r_.cols - b * block)};
-      gradient(at, s, kept + (kernel_.keeps ? b * block : 0), to);
-    });
-  return loss;
+  if (!to.pred && !to.truth) return;
+  for_each_block([&](int64_t b) {
+    const tile at{row, 1, b * block, std::min(block, r_.cols - b * block)};
+    gradient(at, s, kept + (kernel_.keeps ? b * block : 0), to);
+  });
 }
 
 // Fills the state of a row; returns its weighted loss, which is stored if nothing reduces it.
 template <class T>
-template <class ForEachBlock>
-T call<T>::reduce_row(int64_t row, T* kept, row_state& s, ForEachBlock for_each_block) const {
+template <class Reduce>
+T call<T>::reduce_row(int64_t row, row_state& s, Reduce reduce) const {
   s.counts = prepare(row, s);
   T loss = 0;
   if (s.counts) {
-    if (r_.cols > long_row)
-      reduce_by_blocks(row, s, kept, for_each_block);
-    else
-      reduce_at_once(row, s, kept);
+    reduce();
     loss = s.weight * kernel_.row_loss(functor_, s.stats);
   }
   if (r_.reduce == reduction::none) store(*values_, row, 1, &loss);
   return loss;
+}
+
+template <class T>
+T call<T>::reduce_long_row(int64_t row, T* kept, row_state& s) const {
+  return reduce_row(row, s, [&] { reduce_by_blocks(row, s, kept); });
 }
 
 template <class T>
@@ -97,12 +120,10 @@ double call<T>::begin_long_rows(int64_t first, int64_t n) {
   rows.first = first;
   rows.states.assign(n / r_.cols, {});
   if (kernel_.keeps) rows.kept.resize(n);
-  const int64_t blocks = (r_.cols + block - 1) / block;
   double sum = 0;
   for (std::size_t i = 0; i < rows.states.size(); ++i)
-    sum += reduce_row(first / r_.cols + int64_t(i),
-                      rows.kept.data() + (kernel_.keeps ? i * r_.cols : 0), rows.states[i],
-                      [&](auto body) { parallel_for(blocks, threads_, body); });
+    sum += reduce_long_row(first / r_.cols + int64_t(i),
+                           rows.kept.data() + (kernel_.keeps ? i * r_.cols : 0), rows.states[i]);
   return sum;
 }
 
@@ -120,17 +141,15 @@ void call<T>::long_row_panel(int64_t first, int64_t n, const sinks<T>& to) const
 }
 
 template <class T>
-template <class ForEachBlock>
-void call<T>::reduce_by_blocks(int64_t row, row_state& s, T* kept,
-                               ForEachBlock for_each_block) const {
+void call<T>::reduce_by_blocks(int64_t row, row_state& s, T* kept) const {
   struct sums_of_block {
     double v[3];
   };
-  std::vector<sums_of_block> parts((r_.cols + block - 1) / block);
+  std::vector<sums_of_block> parts(blocks_of_row());
   for (int phase = 0; phase < kernel_.phases; ++phase) {
     const bool is_max = phase == 0 && kernel_.first_phase_is_max;
     const double start = is_max ? -std::numeric_limits<double>::infinity() : 0;
-    for_each_block([&](int64_t b) {
+    parallel_for(blocks_of_row(), threads_, [&](int64_t b) {
       const int64_t col = b * block;
       parts[b] = {{start, start, start}};
       accumulate(phase, {row, 1, col, std::min(block, r_.cols - col)}, s,
@@ -167,6 +186,7 @@ void call<T>::reduce_at_once(int64_t row, row_state& s, T* kept) const {
 template <class T>
 bool call<T>::prepare(int64_t row, row_state& s) const {
   if (!weights_.empty()) weights_.rows(row, 1, &s.weight);
+  s.weight *= row_factor_;
   if (s.weight == 0) return false;
   if (info_.sparse) {
     int64_t scratch;

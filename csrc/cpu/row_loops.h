@@ -1,6 +1,7 @@
 // A row loss over one row at a time: elements in vector lanes. Part of kernels.cpp.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 
 #include "cpu/kernels.h"
@@ -9,21 +10,17 @@ namespace fastloss::cpu {
 namespace {
 
 // Partial sums in the compute type run over this many elements before they are added in double.
-constexpr std::int64_t sum_block = 128;
+constexpr std::int64_t sum_block = 256;
 
 template <class F>
 constexpr bool is_max(int phase) {
   return phase == 0 && F::first_phase_is_max;
 }
 
-// In a sparse loss, phases before this one do not look at the target; the others see the label
-// alone.
+// The phases of a sparse loss that see the label alone.
 template <class F>
-constexpr int target_phase() {
-  if constexpr (F::sparse)
-    return F::target_phase;
-  else
-    return max_phases;
+constexpr bool sees_label(int phase) {
+  return F::sparse && phase >= F::target_phase;
 }
 
 // The target of element i: the dense row, or zero in a sparse row (its label is done apart).
@@ -39,12 +36,28 @@ FASTLOSS_HD T target(const T* t, std::int64_t i) {
 template <int Phase, class F, class T>
 FASTLOSS_HD row_terms<T> terms_of(const F& f, T t, T p, T* kept, std::int64_t i,
                                   const typename F::stats& stats) {
-  if constexpr (F::keeps && Phase > 0) {
-    if constexpr (Phase == 1) kept[i] = f.keep(p, stats);
+  if constexpr (F::keeps && Phase >= F::keeps) {
+    if constexpr (Phase == F::keeps) kept[i] = f.keep(t, p, stats);
     return f.terms(phase<Phase>{}, t, p, kept[i], stats);
   } else {
     return f.terms(phase<Phase>{}, t, p, stats);
   }
+}
+
+// Whether n elements, a number of whole vectors, are all zero, as most targets of a one-hot row
+// are.
+template <class T>
+FASTLOSS_HD bool all_zero(const T* x, std::int64_t n) {
+  using bits = typename math::format<T>::bits;
+  constexpr int width = cache_line / sizeof(T);
+  bits any[width] = {};
+  for (std::int64_t i = 0; i < n; i += width) {
+#pragma omp simd
+    for (int k = 0; k < width; ++k) any[k] |= math::bit_cast<bits>(x[i + k]) << 1;  // not the sign
+  }
+  for (int half = width / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; ++k) any[k] |= any[k + half];
+  return any[0] == 0;
 }
 
 template <class F, class T>
@@ -56,24 +69,35 @@ FASTLOSS_HD gradient_terms<T> gradient_of(const F& f, T t, T p, const T* kept, s
     return f.gradient(t, p, stats);
 }
 
-// The last elements of a row, fewer than fill a vector, made up to a full one: one at a time, they
-// would take longer than hundreds of others.
+// The last vector of a row, where its elements do not fill one of their own: in a longer row it
+// begins before them, and they are its last lanes; a shorter row is copied and made up to a full
+// one. One at a time, they would take longer than hundreds of others.
 template <class T>
-struct tail {
+struct last_vector {
   static constexpr int width = cache_line / sizeof(T);
-  std::int64_t n;
-  alignas(cache_line) T t[width], p[width], kept[width], counts[width];
-  FASTLOSS_HD tail(const T* t_, const T* p_, const T* kept_, std::int64_t n) : n(n) {
-    fill(p_, p);
-    if (t_) fill(t_, t);
-    if (kept_) fill(kept_, kept);
-    for (int k = 0; k < width; ++k) counts[k] = k < n ? T(1) : T(0);
+  std::int64_t first;  // element; less than zero in a short row
+  const T *t, *p;
+  T* kept;
+  alignas(cache_line) T counts[width], copies[3][width];
+
+  FASTLOSS_HD last_vector(const T* t_, const T* p_, T* kept_, std::int64_t n) : first(n - width) {
+    const int rest = static_cast<int>(n % width);
+    for (int k = 0; k < width; ++k) counts[k] = k < width - rest ? T(0) : T(1);
+    t = in_row(t_, 0);
+    p = in_row(p_, 1);
+    kept = in_row(kept_, 2);
   }
-  FASTLOSS_HD void fill(const T* from, T* to) const {
-    for (int k = 0; k < width; ++k) to[k] = from[k < n ? k : 0];
+  // Puts results where the elements of the row belong.
+  FASTLOSS_HD void put(const T* from, T* row) const {
+    for (int k = first < 0 ? -static_cast<int>(first) : 0; k < width; ++k) row[first + k] = from[k];
   }
-  FASTLOSS_HD void copy(const T* from, T* to) const {
-    for (int k = 0; k < n; ++k) to[k] = from[k];
+
+ private:
+  template <class U>
+  FASTLOSS_HD U* in_row(U* row, int which) {
+    if (first >= 0 || !row) return row ? row + first : row;
+    for (int k = 0; k < width; ++k) copies[which][k] = row[first + k < 0 ? 0 : first + k];
+    return copies[which];
   }
 };
 
@@ -84,7 +108,7 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
   auto terms = [&](std::int64_t i, T target) __attribute__((always_inline)) {
     return terms_of<Phase>(f, target, p[i], kept, i, stats);
   };
-  if constexpr (Phase >= target_phase<F>()) {
+  if constexpr (sees_label<F>(Phase)) {
     if (hot.position < 0 || hot.position >= n) return;
     row_terms<T> r = terms(hot.position, hot.value);
     sums[0] += r.a;
@@ -121,39 +145,64 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
     sums[0] = sums[0] < a[0] ? a[0] : sums[0];
     if constexpr (used > 1) sums[1] = sums[1] < b[0] ? b[0] : sums[1];
   } else {
-    for (std::int64_t first = 0; first < n; first += sum_block) {
-      std::int64_t last = first + sum_block < n ? first + sum_block : n;
+    constexpr int width = cache_line / sizeof(T);
+    alignas(cache_line) double totals[3][width] = {};
+    T a[width], b[width], c[width];
+    auto begin = [&]() __attribute__((always_inline)) {
+#pragma omp simd
+      for (int k = 0; k < width; ++k) a[k] = b[k] = c[k] = 0;
+    };
+    auto end = [&]() __attribute__((always_inline)) {
+#pragma omp simd
+      for (int k = 0; k < width; ++k) {
+        totals[0][k] += double(a[k]);
+        if constexpr (used > 1) totals[1][k] += double(b[k]);
+        if constexpr (used > 2) totals[2][k] += double(c[k]);
+      }
+    };
+    const std::int64_t whole = n - n % width;
+    for (std::int64_t first = 0; first < whole; first += sum_block) {
+      const std::int64_t last = first + sum_block < whole ? first + sum_block : whole;
       if constexpr (Phase == (F::first_phase_is_max ? 1 : 0)) {  // what follows this row or block
         prefetch(p + n + first, last - first);
         if constexpr (!F::sparse) prefetch(t + n + first, last - first);
       }
-      T a = 0, b = 0, c = 0;
-      const std::int64_t whole = last - (last - first) % tail<T>::width;
-#pragma omp simd reduction(+ : a, b, c)
-      for (std::int64_t i = first; i < whole; ++i) {
-        row_terms<T> r = terms(i, target<F>(t, i));
-        a += r.a;
-        if constexpr (used > 1) b += r.b;
-        if constexpr (used > 2) c += r.c;
-      }
-      if (whole < last) {
-        tail<T> rest(F::sparse ? nullptr : t + whole, p + whole, nullptr, last - whole);
-        if constexpr (F::keeps && Phase > 1) rest.fill(kept + whole, rest.kept);
-        auto term = [&](int k) __attribute__((always_inline)) {
-          return terms_of<Phase>(f, F::sparse ? T(0) : rest.t[k], rest.p[k], rest.kept, k, stats);
-        };
-#pragma omp simd reduction(+ : a, b, c)
-        for (int k = 0; k < tail<T>::width; ++k) {
-          row_terms<T> r = term(k);
-          a += rest.counts[k] == 0 ? T(0) : r.a;
-          if constexpr (used > 1) b += rest.counts[k] == 0 ? T(0) : r.b;
-          if constexpr (used > 2) c += rest.counts[k] == 0 ? T(0) : r.c;
+      if constexpr (Phase >= F::target_phase) {
+        if (t[first] == 0 && all_zero(t + first, last - first)) {
+          if constexpr (Phase == F::keeps) std::fill(kept + first, kept + last, T(0));
+          continue;
         }
-        if constexpr (F::keeps && Phase == 1) rest.copy(rest.kept, kept + whole);
       }
-      sums[0] += a;
-      sums[1] += b;
-      sums[2] += c;
+      begin();
+      for (std::int64_t i = first; i < last; i += width) {
+#pragma omp simd
+        for (int k = 0; k < width; ++k) {
+          row_terms<T> r = terms_of<Phase>(f, target<F>(t, i + k), p[i + k], kept, i + k, stats);
+          a[k] += r.a;
+          if constexpr (used > 1) b[k] += r.b;
+          if constexpr (used > 2) c[k] += r.c;
+        }
+      }
+      end();
+    }
+    if (whole < n) {
+      last_vector<T> last(F::sparse ? nullptr : t, p, F::keeps ? kept : nullptr, n);
+      begin();
+#pragma omp simd
+      for (int k = 0; k < width; ++k) {
+        row_terms<T> r = terms_of<Phase>(f, target<F>(last.t, k), last.p[k], last.kept, k, stats);
+        a[k] += last.counts[k] == 0 ? T(0) : r.a;
+        if constexpr (used > 1) b[k] += last.counts[k] == 0 ? T(0) : r.b;
+        if constexpr (used > 2) c[k] += last.counts[k] == 0 ? T(0) : r.c;
+      }
+      end();
+      if constexpr (F::keeps && Phase == F::keeps)
+        if (last.kept == last.copies[2]) last.put(last.kept, kept);
+    }
+    for (int j = 0; j < used; ++j) {
+      for (int half = width / 2; half > 0; half /= 2)
+        for (int k = 0; k < half; ++k) totals[j][k] += totals[j][k + half];
+      sums[j] += totals[j][0];
     }
   }
 }
@@ -208,7 +257,19 @@ void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T
   // The gradient may be written over p.
   const bool has_label = F::sparse && hot.position >= 0 && hot.position < n;
   const T of_label = has_label ? scale * at(hot.position, hot.value).d_pred : T(0);
-  const std::int64_t whole = n - n % tail<T>::width;
+  constexpr int width = cache_line / sizeof(T);
+  const std::int64_t whole = n - n % width;
+  alignas(cache_line) T by_pred[width], by_true[width];
+  const last_vector<T> last(F::sparse ? nullptr : t, p, F::keeps ? const_cast<T*>(kept) : nullptr,
+                            n);
+  if (whole < n) {
+#pragma omp simd
+    for (int k = 0; k < width; ++k) {
+      gradient_terms<T> r = gradient_of(f, target<F>(last.t, k), last.p[k], last.kept, k, stats);
+      by_pred[k] = scale * r.d_pred;
+      by_true[k] = scale * r.d_true;
+    }
+  }
 #pragma omp simd
   for (std::int64_t i = 0; i < whole; ++i) {
     gradient_terms<T> r = at(i, target<F>(t, i));
@@ -216,19 +277,8 @@ void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T
     if constexpr (Wants & wants_true) d_true[i] = scale * r.d_true;
   }
   if (whole < n) {
-    tail<T> rest(F::sparse ? nullptr : t + whole, p + whole, F::keeps ? kept + whole : nullptr,
-                 n - whole);
-    alignas(cache_line) T by_pred[tail<T>::width], by_true[tail<T>::width];
-    auto one = [&](int k) __attribute__((always_inline)) {
-      gradient_terms<T> r =
-          gradient_of(f, F::sparse ? T(0) : rest.t[k], rest.p[k], rest.kept, k, stats);
-      by_pred[k] = scale * r.d_pred;
-      by_true[k] = scale * r.d_true;
-    };
-#pragma omp simd
-    for (int k = 0; k < tail<T>::width; ++k) one(k);
-    if constexpr (Wants & wants_pred) rest.copy(by_pred, d_pred + whole);
-    if constexpr (Wants & wants_true) rest.copy(by_true, d_true + whole);
+    if constexpr (Wants & wants_pred) last.put(by_pred, d_pred);
+    if constexpr (Wants & wants_true) last.put(by_true, d_true);
   }
   if (has_label) d_pred[hot.position] = of_label;
 }

@@ -9,15 +9,15 @@
 //
 // A region loss (Dice, IoU, Tversky) is a row loss whose row spans several axes.
 // A pairwise loss is a row loss over what one sample has in common with every other.
-// A sparse loss is a row loss whose target is the one-hot row of an integer label. Its phases
-// before `target_phase` do not look at the target; in the others, elements whose target is zero add
-// nothing.
+// A row loss may say that its phases before `target_phase` do not look at the target, and that in
+// the others elements whose target is zero add nothing. A sparse loss, whose target is the one-hot
+// row of an integer label, has to.
 //
 // A loss that sets `uses_target` to false looks at p alone; what it is given as t is p.
 //
-// A row loss that sets `keeps` has keep(p, stats), which is computed once per element, in phase 1,
-// and handed to terms and gradient after p from then on: what is too expensive to be computed
-// twice.
+// A row loss that sets `keeps` to a phase after the first has keep(t, p, stats), which is computed
+// once per element, in that phase, and handed to terms and gradient after p from then on: what is
+// too expensive to be computed twice. It is zero where an element adds nothing to that phase.
 //
 // A loss with a `variant` has a cheaper functor, with the same parameters, for those that
 // `has_variant_for` accepts, and that may have one, too. It is chosen once per call, because a
@@ -82,7 +82,9 @@ struct row_loss : any_loss {
   static constexpr kind loss_kind = kind::row;
   static constexpr bool averages = false;
   static constexpr bool first_phase_is_max = false;
-  static constexpr bool keeps = false;
+  static constexpr int keeps = 0;
+  static constexpr bool scales_with_target = false;  // the loss of a row, whatever y_pred
+  static constexpr int target_phase = 3;             // none
 };
 
 struct region_loss : row_loss {

@@ -141,7 +141,8 @@ struct kl_divergence : map_loss {
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T t1 = math::clamp(t, epsilon, T(1)), p1 = math::clamp(p, epsilon, T(1));
     T ratio = math::log_quotient(t1, p1, t1 - p1);
-    return {t1 * ratio, p1 < p || p1 > p ? T(0) : -t1 / p1, t1 < t || t1 > t ? T(0) : ratio + 1};
+    return {t1 * ratio, p1 < p || p1 > p ? T(0) : -t1 * (1 / p1),
+            t1 < t || t1 > t ? T(0) : ratio + 1};
   }
 };
 

@@ -55,7 +55,7 @@ template <class T, class Penalty>
 struct softmax_penalty : row_loss {
   static constexpr bool uses_target = false;
   static constexpr bool first_phase_is_max = true;
-  static constexpr bool keeps = true;
+  static constexpr int keeps = 1;
   static constexpr int phases = 2;
   using stats = class_stats<T>;
   softmax_row<T> row;
@@ -66,13 +66,13 @@ struct softmax_penalty : row_loss {
     s.peak = r.a;
     row.start(s);
   }
-  FASTLOSS_HD T keep(T x, const stats& s) const { return row.entry(x, s); }
+  FASTLOSS_HD T keep(T, T x, const stats& s) const { return row.entry(x, s); }
   FASTLOSS_HD row_terms<T> terms(phase<1>, T, T x, T entry, const stats& s) const {
     bool is_peak = x == s.peak;
     return {is_peak ? T(0) : entry, is_peak ? T(1) : T(0), own().of_entry(x, entry, s)};
   }
   FASTLOSS_HD row_terms<T> terms(phase<1> which, T t, T x, const stats& s) const {
-    return terms(which, t, x, keep(x, s), s);
+    return terms(which, t, x, keep(t, x, s), s);
   }
   FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
     T peak = row.entry(s.peak, s);
@@ -84,7 +84,7 @@ struct softmax_penalty : row_loss {
     return {own().slope(x, entry, s), T(0)};
   }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T x, const stats& s) const {
-    return gradient(t, x, keep(x, s), s);
+    return gradient(t, x, keep(t, x, s), s);
   }
 };
 
@@ -101,7 +101,7 @@ struct confidence_penalty_from_logits : softmax_penalty<T, confidence_penalty_fr
   }
   FASTLOSS_HD void summarize(T sum, stats& s) const {
     s.mass = sum * s.inverse;
-    s.loss = s.mass - s.log_total;
+    s.loss = s.mass - s.peak_minus_log;
   }
   FASTLOSS_HD T slope(T x, T entry, const stats& s) const {
     return entry * s.inverse * (distance(x, entry, s) - s.mass);
@@ -121,7 +121,7 @@ struct z_loss : softmax_penalty<T, z_loss<T>> {
   using stats = class_stats<T>;  // mass holds log sum exp x
   FASTLOSS_HD T of_entry(T, T, const stats&) const { return T(0); }
   FASTLOSS_HD void summarize(T, stats& s) const {
-    s.mass = s.peak + s.log_total;
+    s.mass = s.peak + s.peak_minus_log;
     s.loss = s.mass * s.mass;
   }
   FASTLOSS_HD T slope(T, T entry, const stats& s) const { return 2 * s.mass * (entry * s.inverse); }

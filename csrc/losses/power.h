@@ -19,7 +19,13 @@ struct square {
       return m.hi * half + m.lo * (half + grown);
     }
   };
+  struct at_rounded {
+    T m;
+    FASTLOSS_HD T times(T b) const { return m * (m * b); }
+    FASTLOSS_HD T slope(T b, T by_b, T by_m) const { return m * (2 * (b * by_m) + m * by_b); }
+  };
   FASTLOSS_HD at of(math::two_parts<T> m) const { return {m}; }
+  FASTLOSS_HD at_rounded of(T m) const { return {m}; }
 };
 
 template <class T>
@@ -43,6 +49,7 @@ struct any_power {
     pull.value *= m.hi < 0 ? -gamma : gamma;
     return {math::pow_of_log(log_m, gamma), pull};
   }
+  FASTLOSS_HD at of(T m) const { return of({m, T(0)}); }
 };
 
 }  // namespace fastloss

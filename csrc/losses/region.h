@@ -20,9 +20,10 @@ template <class T>
 FASTLOSS_HD overlap_stats<T> overlap(T agreement, T disagreement) {
   // In double, because each slope of the region inherits the errors of these three.
   double size = double(agreement) + double(disagreement);
-  // Empty regions without smoothing agree: 0 / 0 is 0.
-  double inverse = size == 0 ? 0 : 1 / size, loss = disagreement * inverse;
-  return {T(loss), T(agreement * inverse * inverse), T(loss * inverse)};
+  // Empty regions without smoothing agree: 0 / 0 is 0. Divisions, because an inverse would bring
+  // its own rounding, twice.
+  double divisor = size == 0 ? math::infinity<double> : size, loss = disagreement / divisor;
+  return {T(loss), T(agreement / divisor / divisor), T(loss / divisor)};
 }
 
 // 1 - (2 sum t p + smooth) / (sum t + sum p + smooth); without smooth (NaN), epsilon is added to

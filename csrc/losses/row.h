@@ -21,8 +21,7 @@ namespace fastloss {
 template <class T>
 struct class_stats {
   T peak, rest, total, inverse;               // inverse = 1 / total
-  T beside_peak;                              // rest / total: 1 - q of the largest entry
-  T log_total;                                // softmax only: log sum exp(x - peak)
+  T beside_peak, peak_minus_log;              // 1 - q and -log q of the largest entry
   math::relative_exponential<T> exponential;  // softmax only
   T mass, loss;                               // sum t (-q f'(q)), sum t f(q)
 };
@@ -30,13 +29,14 @@ struct class_stats {
 template <class T>
 struct class_position {
   T share, complement, minus_log;  // q, 1 - q, -log q
+  T share_log;                     // -q log q
   T gate;                          // 0 where a clip stops the gradient, else 1
 };
 
 // q = softmax(x); entries are exp(x), all times one factor
 template <class T>
 struct softmax_row {
-  static constexpr bool keeps = true;
+  static constexpr bool costly = true;
   FASTLOSS_HD explicit softmax_row(const double*) {}
   FASTLOSS_HD T key(T x) const { return x; }
   FASTLOSS_HD void start(class_stats<T>& s) const {
@@ -48,11 +48,12 @@ struct softmax_row {
     s.total = peak + rest;
     s.inverse = 1 / s.total;
     s.beside_peak = rest / s.total;
-    s.log_total = math::log1p(rest / peak);
+    s.peak_minus_log = math::log1p(rest / peak);
   }
   FASTLOSS_HD class_position<T> at(T x, T e, const class_stats<T>& s) const {
-    T share = e * s.inverse;
-    return {share, x == s.peak ? s.beside_peak : 1 - share, (s.peak - x) + s.log_total, T(1)};
+    T share = e * s.inverse, minus_log = (s.peak - x) + s.peak_minus_log;
+    return {share, x == s.peak ? s.beside_peak : 1 - share, minus_log,
+            share == 0 ? T(0) : share * minus_log, T(1)};
   }
   FASTLOSS_HD T slope(T, T own, const class_position<T>& q, const class_stats<T>& s) const {
     T others = q.share * (s.mass - own);
@@ -63,18 +64,22 @@ struct softmax_row {
 // q = p / sum p
 template <class T>
 struct normalized_row {
-  static constexpr bool keeps = false;
+  static constexpr bool costly = false;
   FASTLOSS_HD void start(class_stats<T>&) const {}
   FASTLOSS_HD void finish(T peak, T rest, class_stats<T>& s) const {
     s.rest = rest;
     s.total = peak + rest;
     s.inverse = 1 / s.total;
     s.beside_peak = rest / s.total;
+    s.peak_minus_log = -math::log_of_share(share(peak, s), s.beside_peak);
   }
+  FASTLOSS_HD T share(T e, const class_stats<T>& s) const { return math::max(e, T(0)) * s.inverse; }
+  // Only the largest share may be so near to one that its logarithm has to come from the others.
   FASTLOSS_HD class_position<T> position(T e, const class_stats<T>& s) const {
-    T share = math::max(e, T(0)) * s.inverse;
-    T complement = e == s.peak ? s.beside_peak : 1 - share;
-    return {share, complement, -math::log_of_share(share, complement), T(1)};
+    T q = share(e, s);
+    bool is_peak = e == s.peak;
+    T minus_log = is_peak ? s.peak_minus_log : -math::log_of_normal_or_nan(q);
+    return {q, is_peak ? s.beside_peak : 1 - q, minus_log, q * minus_log, T(1)};
   }
   FASTLOSS_HD T slope(T e, T own, const class_stats<T>& s) const {
     T others = e == s.peak ? s.rest : s.total - e;
@@ -98,6 +103,7 @@ struct probability_row : normalized_row<T> {
     q.gate = q.share < low ? T(0) : (q.share > high ? T(0) : T(1));
     q.complement = math::clamp(q.complement, 1 - high, 1 - low);
     q.minus_log = math::clamp(q.minus_log, least_log, most_log);
+    q.share_log = q.share * q.minus_log;
     return q;
   }
   FASTLOSS_HD T slope(T p, T own, const class_position<T>&, const class_stats<T>& s) const {
@@ -128,6 +134,7 @@ struct class_term {
 // f = -log q
 template <class T>
 struct crossentropy_term {
+  static constexpr bool costly = false;
   FASTLOSS_HD explicit crossentropy_term(const double*) {}
   FASTLOSS_HD class_term<T> operator()(const class_position<T>& q) const {
     return {q.minus_log, T(1)};
@@ -137,13 +144,12 @@ struct crossentropy_term {
 // f = (1 - q)^gamma (-log q)
 template <class T, class Power>
 struct focal_term {
+  static constexpr bool costly = true;
   Power power;
   FASTLOSS_HD explicit focal_term(const double* q) : power(q[0]) {}
   FASTLOSS_HD class_term<T> operator()(const class_position<T>& q) const {
-    auto focal = power.of({q.complement, T(0)});
-    // q log q tends to 0 as q does.
-    T bounded = q.share == 0 ? T(0) : q.minus_log;
-    return {focal.times(q.minus_log), focal.slope(bounded, T(1), q.share)};
+    auto focal = power.of(q.complement);
+    return {focal.times(q.minus_log), focal.slope(q.share_log, T(1), T(1))};
   }
 };
 
@@ -153,12 +159,27 @@ struct class_loss : row_loss {
   static constexpr int phases = 3;
   static constexpr int terms_used[] = {1, 2, 2};
   static constexpr int target_phase = 2;
-  static constexpr bool keeps = Row::keeps;
+  static constexpr bool scales_with_target = true;
+  // An entry, if it is costly; else what the own class adds to the mass, if that is.
+  static constexpr int keeps = Row::costly ? 1 : Term::costly ? 2 : 0;
   using stats = class_stats<T>;
   Row row;
   Term term;
   FASTLOSS_HD class_loss(const double* row_parameters, const double* term_parameters)
       : row(row_parameters), term(term_parameters) {}
+
+  FASTLOSS_HD T keep(T t, T p, const stats& s) const {
+    if constexpr (keeps == 1)
+      return row.entry(p, s);
+    else
+      return own(t, row.at(p, row.entry(p, s), s));
+  }
+  FASTLOSS_HD T own(T t, const class_position<T>& q) const {
+    return t == 0 ? T(0) : t * q.gate * term(q).pull;
+  }
+  FASTLOSS_HD T entry(T p, T kept, const stats& s) const {
+    return keeps == 1 ? kept : row.entry(p, s);
+  }
 
   FASTLOSS_HD row_terms<T> terms(phase<0>, T, T p, T, const stats&) const { return {row.key(p)}; }
   FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const {
@@ -166,20 +187,18 @@ struct class_loss : row_loss {
     row.start(s);
   }
 
-  FASTLOSS_HD T keep(T p, const stats& s) const { return row.entry(p, s); }
-  FASTLOSS_HD row_terms<T> terms(phase<1>, T, T p, T entry, const stats& s) const {
+  FASTLOSS_HD row_terms<T> terms(phase<1>, T, T p, T kept, const stats& s) const {
     bool is_peak = row.key(p) == s.peak;
-    return {is_peak ? T(0) : entry, is_peak ? T(1) : T(0)};
+    return {is_peak ? T(0) : entry(p, kept, s), is_peak ? T(1) : T(0)};
   }
   FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
     T peak = row.entry(s.peak, s);
     row.finish(peak, r.a + peak * (r.b - 1), s);
   }
 
-  FASTLOSS_HD row_terms<T> terms(phase<2>, T t, T p, T entry, const stats& s) const {
-    class_position<T> q = row.at(p, entry, s);
-    class_term<T> f = term(q);
-    return {t == 0 ? T(0) : t * q.gate * f.pull, t == 0 ? T(0) : t * f.value};
+  FASTLOSS_HD row_terms<T> terms(phase<2>, T t, T p, T kept, const stats& s) const {
+    class_position<T> q = row.at(p, entry(p, kept, s), s);
+    return {keeps == 2 ? kept : own(t, q), t == 0 ? T(0) : t * term(q).value};
   }
   FASTLOSS_HD void finish(phase<2>, const row_terms<T>& r, stats& s) const {
     s.mass = r.a;
@@ -188,20 +207,18 @@ struct class_loss : row_loss {
 
   template <int I>
   FASTLOSS_HD row_terms<T> terms(phase<I> i, T t, T p, const stats& s) const {
-    return terms(i, t, p, keep(p, s), s);
+    return terms(i, t, p, keep(t, p, s), s);
   }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats& s) const {
-    return gradient(t, p, keep(p, s), s);
+    return gradient(t, p, keep(t, p, s), s);
   }
 
   FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
   // The own class is kept apart from the sum over classes, so that the two cancel exactly when the
   // target is one-hot.
-  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, T entry, const stats& s) const {
-    class_position<T> q = row.at(p, entry, s);
-    class_term<T> f = term(q);
-    T own = t == 0 ? T(0) : t * q.gate * f.pull;
-    return {row.slope(p, own, q, s), f.value};
+  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, T kept, const stats& s) const {
+    class_position<T> q = row.at(p, entry(p, kept, s), s);
+    return {row.slope(p, keeps == 2 ? kept : own(t, q), q, s), term(q).value};
   }
 };
 
@@ -275,6 +292,7 @@ struct categorical_generalized_cross_entropy : row_loss {
   static constexpr int phases = 1;
   static constexpr int terms_used[] = {1};
   static constexpr int target_phase = 0;
+  static constexpr bool scales_with_target = true;
   struct stats {
     T loss;
   };

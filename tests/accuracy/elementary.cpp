@@ -24,9 +24,11 @@ int apply(F f) {
 template <class T>
 int run(const std::string& name) {
   if (name == "exp") return apply<T>([](T x, T) { return math::exp(x); });
+  if (name == "exp_of_negative") return apply<T>([](T x, T) { return math::exp_of_negative(x); });
   if (name == "expm1") return apply<T>([](T x, T) { return math::expm1(x); });
   if (name == "coshm1") return apply<T>([](T x, T) { return math::coshm1(x); });
   if (name == "log") return apply<T>([](T x, T) { return math::log(x); });
+  if (name == "log_of_normal") return apply<T>([](T x, T) { return math::log_of_normal(x); });
   if (name == "log1p") return apply<T>([](T x, T) { return math::log1p(x); });
   if (name == "pow") return apply<T>([](T x, T y) { return math::pow(x, y); });
   if (name == "exp_difference")

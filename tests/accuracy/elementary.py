@@ -94,12 +94,17 @@ def both_signs(rng: np.random.Generator, shape: tuple[int, int], most: float) ->
 FUNCTIONS = (
     Function("exp", "all finite results", lambda x, _: mpmath.exp(x),
              lambda rng, n, most: (both_signs(rng, n, 1.18 * most), 0)),
+    Function("exp_of_negative", "not above 0", lambda x, _: mpmath.exp(x),
+             lambda rng, n, most: (-np.abs(both_signs(rng, n, 1.18 * most)), 0)),
     Function("expm1", "up to 88 (float32), 709 (float64)", lambda x, _: mpmath.expm1(x),
              lambda rng, n, most: (np.minimum(both_signs(rng, n, most), np.floor(most)), 0)),
     Function("coshm1", "[-1, 1]", lambda x, _: 2 * mpmath.sinh(x / 2) ** 2,
              lambda rng, n, _: (both_signs(rng, n, 1) / 2, 0)),
     Function("log", "all positive", lambda x, _: mpmath.log(x),
              lambda rng, n, most: (anywhere(most)(rng, n), 0)),
+    Function("log_of_normal", "all normal positive", lambda x, _: mpmath.log(x),
+             lambda rng, n, most: (
+                 np.maximum(anywhere(most)(rng, n), 1.2e-38 if most < 100 else 2.3e-308), 0)),
     Function("log1p", "(-1, all]", lambda x, _: mpmath.log1p(x),
              lambda rng, n, most: (
                  mixed(rng, n, anywhere(most)(rng, n), -powers(rng, n, -30, -0.001)), 0)),

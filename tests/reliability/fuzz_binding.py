@@ -15,6 +15,7 @@ with atheris.instrument_imports(include=["fastloss"]):
     from calls import check, random_call
     from fastloss import _core
     from guarded import Choose, Placed
+    from sum_calls import check_sum
 
 DTYPES = "?bBhHiIlLqQefdgFDOSUm"
 
@@ -61,8 +62,11 @@ def raw_call(choose: Choose) -> None:
 def one_input(data: bytes) -> None:
     bytes_ = atheris.FuzzedDataProvider(data)
     choose = bytes_.ConsumeIntInRange
-    if choose(0, 1):
+    kind = choose(0, 7)
+    if kind < 4:
         raw_call(choose)
+    elif kind == 4:
+        check_sum(choose)
     else:
         check(choose, random_call(choose))
 

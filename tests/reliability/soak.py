@@ -20,10 +20,11 @@ import numpy as np
 import fastloss
 from batched_calls import check_batched
 from calls import check, random_call
+from sum_calls import check_sum
 from test_concurrency import evaluate, everything
 
 GROWTH_ALLOWED = 0.01
-WARM_UP = 40_000  # calls
+WARM_UP = 60_000  # calls
 
 
 def resident() -> int:
@@ -80,8 +81,9 @@ def main() -> int:
         for k in range(10):  # the oracle takes most of the time
             check(choose, random_call(choose), oracle=k == 0)
             check_batched(choose)
-            calls += 2
-        if calls >= 0 and calls % 400 == 0:
+            check_sum(choose)
+            calls += 3
+        if calls >= 0 and calls % 600 == 0:
             if not held:
                 end = time.monotonic() + 60 * given.minutes
             held.append(resident())

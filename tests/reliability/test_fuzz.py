@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from batched_calls import check_batched
 from calls import check, random_call
+from sum_calls import check_sum
 
 CASES = int(os.environ.get("FASTLOSS_FUZZ_CASES", "500"))
 
@@ -34,3 +35,9 @@ def test_any_call_is_right_or_refused_and_writes_nothing_else(data: st.DataObjec
 @given(st.data())
 def test_any_call_of_a_loss_of_batches(data: st.DataObject) -> None:
     check_batched(lambda low, high: data.draw(st.integers(low, high)))
+
+
+@settings(many, max_examples=CASES // 5)
+@given(st.data())
+def test_any_call_of_a_sum_is_the_sum_of_its_terms(data: st.DataObject) -> None:
+    check_sum(lambda low, high: data.draw(st.integers(low, high)))
