@@ -25,7 +25,28 @@ reduction reduction_named(const std::string& name) {
   throw argument_error("this build of fastloss has no reduction " + name);
 }
 
+using place = char* addresses::*;
+
+place place_named(const std::string& name) {
+  static const std::pair<const char*, place> all[] = {
+      {"y_true", &addresses::y_true},
+      {"y_pred", &addresses::y_pred},
+      {"sample_weight", &addresses::sample_weight},
+      {"mask", &addresses::mask},
+      {"value", &addresses::values},
+      {"grad_pred", &addresses::grad_pred},
+      {"grad_true", &addresses::grad_true},
+  };
+  for (const auto& [known, at] : all)
+    if (name == known) return at;
+  return nullptr;
+}
+
 }  // namespace
+
+array as_array(const operand& o) {
+  return contiguous(o.data, o.type, shape(o.sizes, o.sizes + o.rank));
+}
 
 operation::operation(const std::string& line) {
   std::istringstream words(line);
@@ -43,6 +64,8 @@ operation::operation(const std::string& line) {
     sum_ = sum_from_text(rest);
   if (inputs_.size() < 2 || inputs_[0] != "y_true" || inputs_[1] != "y_pred")
     throw argument_error("an operation takes y_true and y_pred, got " + line);
+  for (const std::string& name : inputs_) places_.push_back(place_named(name));
+  for (const std::string& name : outputs_) places_.push_back(place_named(name));
 }
 
 const array* operation::find(const std::vector<array>& inputs, const char* name) const {

@@ -2,7 +2,9 @@
 // text, which the graph keeps. What TensorFlow's op and XLA's handler have in common.
 #pragma once
 
+#include <atomic>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +12,16 @@
 #include "plan.h"
 
 namespace fastloss {
+
+// An array without gaps, as a framework describes it.
+struct operand {
+  char* data;
+  dtype type;
+  const std::int64_t* sizes;
+  std::size_t rank;
+};
+
+array as_array(const operand& o);
 
 // The line is "<reduction> <inputs> <outputs> <sum>", for example
 //   mean y_true,y_pred,sample_weight value,grad_pred huber parameters=0x1p+0 axes=-1
@@ -23,6 +35,11 @@ class operation {
   // Asks `output(i, shape)` for where to write output i, and computes. Throws argument_error.
   using get_output = std::function<array(std::size_t i, const shape& sizes)>;
   void run(const std::vector<array>& inputs, const get_output& output) const;
+
+  // The same, where the places of all arrays are known: inputs, then outputs. How the arrays fit
+  // is kept for the next call with the same shapes and types: of a small call this is most of the
+  // work, and the code that it takes would push that of the framework out of the caches.
+  void run_again(const std::vector<operand>& arrays, const get_output& output) const;
 
   // Throws what `run` would for inputs of these shapes and types; looks at no element.
   void check(const std::vector<array>& inputs) const;
@@ -56,10 +73,38 @@ class operation {
   void run_plan(const std::vector<array>& inputs, const get_output& output) const;
   void run_ctc(const std::vector<array>& inputs, const get_output& output) const;
 
+  // A call of `run_again`.
+  struct kept_call {
+    std::vector<array> arrays;
+    fitted call;
+    std::optional<view> value;  // if it is reduced and wanted
+
+    bool fits(const std::vector<operand>& others) const;
+  };
+  bool can_be_kept() const;
+  std::unique_ptr<kept_call> fit_and_keep(const std::vector<operand>& arrays,
+                                          const get_output& output) const;
+
+  // The last call, unless another thread is at it.
+  class last_call {
+   public:
+    last_call() = default;
+    ~last_call() { take(); }
+    std::unique_ptr<kept_call> take() {
+      return std::unique_ptr<kept_call>(kept_.exchange(nullptr));
+    }
+    void keep(std::unique_ptr<kept_call> call) { delete kept_.exchange(call.release()); }
+
+   private:
+    std::atomic<kept_call*> kept_{nullptr};
+  };
+
   reduction reduce_ = reduction::none;
   std::vector<std::string> inputs_, outputs_;
-  std::vector<weighted_plan> sum_;  // without a term, CTC
+  std::vector<char* addresses::*> places_;  // of inputs and outputs, or null
+  std::vector<weighted_plan> sum_;          // without a term, CTC
   std::int64_t blank_ = 0;
+  mutable last_call last_;
 };
 
 // out = grad * upstream, where upstream is a scalar, or shaped as grad without `axes`. Zero

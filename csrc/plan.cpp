@@ -364,4 +364,16 @@ void fitted::grad_true(const array& a) {
   request_.grad_true = on_grid(adjusted(a, true_rule_));
 }
 
+void fitted::move_to(const addresses& at) {
+  request& r = request_;
+  y_true_.data = at.y_true;
+  r.y_true.data = plan_.info().uses_target ? at.y_true : at.y_pred;
+  r.y_pred.data = at.y_pred;
+  if (r.sample_weight) r.sample_weight->values.data = at.sample_weight;
+  if (r.mask) r.mask->values.data = at.mask;
+  if (r.values) r.values->data = at.values;
+  if (r.grad_pred) r.grad_pred->data = at.grad_pred;
+  if (r.grad_true) r.grad_true->data = at.grad_true;
+}
+
 }  // namespace fastloss

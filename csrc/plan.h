@@ -63,6 +63,12 @@ plan plan_from_text(const std::string& line);
 std::string to_text(const std::vector<weighted_plan>& sum);
 std::vector<weighted_plan> sum_from_text(const std::string& line);
 
+// Where the arrays of a call are.
+struct addresses {
+  char *y_true = nullptr, *y_pred = nullptr, *sample_weight = nullptr, *mask = nullptr;
+  char *values = nullptr, *grad_pred = nullptr, *grad_true = nullptr;
+};
+
 // A call of a plan, built up argument by argument; each is checked when it comes. Arrays must live
 // until `run` returns.
 class fitted {
@@ -90,6 +96,10 @@ class fitted {
   void values(const array& a);
   void grad_pred(const array& a);
   void grad_true(const array& a);
+
+  // Makes it the same call of other arrays, of the same shapes, strides and types. Of the factors
+  // there may be a sample weight and a mask.
+  void move_to(const addresses& at);
 
   // Computes on the CPU; returns the reduced value (0 with reduction::none).
   double run();

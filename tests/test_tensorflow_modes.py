@@ -274,6 +274,7 @@ def test_function_that_was_traced_before_xla_compiles_it(rng: Any) -> None:
         outer(t, p)
     assert "unsupported operations when trying to compile graph" in str(failed.value)
     assert TENSORFLOW_LOSS_OP in str(failed.value)
+    assert "fastloss_traced_outside_jit_compile" in str(failed.value)
     # Traced by XLA first, it does in both.
     plain = tf.function(lambda t, p: fk.Huber()(t, p))
     outer = tf.function(lambda t, p: plain(t, p), jit_compile=True)

@@ -177,6 +177,19 @@ def test_loss_that_keras_lacks_says_so_where_only_keras_could_run(
         ft.iou(tf.ones((2, 3)), tf.ones((2, 3)))
 
 
+def test_penalties_where_the_kernels_cannot_run(monkeypatch: Any, rng: Any) -> None:
+    p = tf.constant(rng.uniform(0.1, 0.9, (6, 5)))
+    losses = [0.5 * fk.LogCosh(dtype="float64") + fk.MeanSquare(dtype="float64")]
+    losses += [getattr(fk, n)(dtype="float64") for n in ("MeanAbsolute", "ZLoss")]
+    losses += [fk.ConfidencePenalty(dtype="float64", from_logits=x) for x in (False, True)]
+    native = [loss(1 - p, p) for loss in losses]
+    monkeypatch.setattr(_tensorflow_ops, "_NO_OPS", "no such thing")
+    for loss, expected in zip(losses, native, strict=True):
+        ft.warn_of_fallback.cache_clear()
+        with pytest.warns(RuntimeWarning, match="no such thing"):
+            np.testing.assert_allclose(loss(1 - p, p), expected, rtol=1e-6)
+
+
 # ---- what is kept ----
 
 

@@ -1,11 +1,11 @@
 #include "bind/xla.h"
 
-#include <memory>
+#include <map>
 #include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <unordered_map>
+#include <string_view>
 
 namespace fastloss::xla {
 namespace {
@@ -32,30 +32,28 @@ dtype type_of(int xla_type) {
   throw argument_error("expected arrays of real numbers");
 }
 
-array as_array(const void* buffer) {
+operand as_operand(const void* buffer) {
   const auto* b = static_cast<const XLA_FFI_Buffer*>(buffer);
-  return contiguous(b->data, type_of(b->type), shape(b->dims, b->dims + b->rank));
+  return {static_cast<char*>(b->data), type_of(b->type), b->dims, std::size_t(b->rank)};
 }
 
-std::string attribute(const XLA_FFI_Attrs& attrs, const std::string& name) {
-  for (int64_t i = 0; i < attrs.size; ++i) {
-    if (attrs.types[i] != string_attribute ||
-        name != std::string(attrs.names[i]->ptr, attrs.names[i]->len))
-      continue;
-    const auto* value = static_cast<const XLA_FFI_ByteSpan*>(attrs.attrs[i]);
-    return {value->ptr, value->len};
-  }
-  throw argument_error("the call lacks the attribute " + name);
+std::string_view text(const XLA_FFI_ByteSpan& span) { return {span.ptr, span.len}; }
+
+std::string_view attribute(const XLA_FFI_Attrs& attrs, std::string_view name) {
+  for (int64_t i = 0; i < attrs.size; ++i)
+    if (attrs.types[i] == string_attribute && text(*attrs.names[i]) == name)
+      return text(*static_cast<const XLA_FFI_ByteSpan*>(attrs.attrs[i]));
+  throw argument_error("the call lacks the attribute " + std::string(name));
 }
 
 // Every call of an executable brings the line along; it is read once.
-const operation& operation_of(const std::string& line) {
+const operation& operation_of(std::string_view line) {
   static std::mutex mutex;
-  static std::unordered_map<std::string, std::unique_ptr<operation>> known;
+  static std::map<std::string, operation, std::less<>> known;
   const std::lock_guard<std::mutex> lock(mutex);
-  std::unique_ptr<operation>& found = known[line];
-  if (!found) found = std::make_unique<operation>(line);
-  return *found;
+  auto found = known.find(line);
+  if (found == known.end()) found = known.try_emplace(std::string(line), std::string(line)).first;
+  return found->second;
 }
 
 XLA_FFI_Error* error(const XLA_FFI_Api* api, int code, const char* message) {
@@ -71,15 +69,29 @@ call::call(const XLA_FFI_CallFrame& frame)
   if (frame.args.size < int64_t(what_.input_count()) ||
       frame.rets.size != int64_t(what_.output_count()))
     throw argument_error("the call has other inputs and outputs than it says");
+}
+
+std::vector<array> call::inputs() const {
+  std::vector<array> all;
   for (std::size_t i = 0; i < what_.input_count(); ++i)
-    inputs_.push_back(as_array(frame.args.args[i]));
+    all.push_back(as_array(as_operand(frame_.args.args[i])));
+  return all;
+}
+
+std::vector<operand> call::inputs_and_outputs() const {
+  std::vector<operand> all;
+  all.reserve(what_.input_count() + what_.output_count());
+  for (std::size_t i = 0; i < what_.input_count(); ++i)
+    all.push_back(as_operand(frame_.args.args[i]));
+  for (int64_t i = 0; i < frame_.rets.size; ++i) all.push_back(as_operand(frame_.rets.args[i]));
+  return all;
 }
 
 array call::output(std::size_t i, const shape& sizes) const {
-  array out = as_array(frame_.rets.args[i]);
+  array out = as_array(as_operand(frame_.rets.args[i]));
   if (out.sizes != sizes)
-    throw argument_error("output " + std::to_string(i) + " has shape " + text(out.sizes) +
-                         ", the loss makes " + text(sizes));
+    throw argument_error("output " + std::to_string(i) + " has shape " + fastloss::text(out.sizes) +
+                         ", the loss makes " + fastloss::text(sizes));
   return out;
 }
 

@@ -139,14 +139,14 @@ class call {
   explicit call(const XLA_FFI_CallFrame& frame);
 
   const operation& what() const { return what_; }
-  const std::vector<array>& inputs() const { return inputs_; }
+  std::vector<array> inputs() const;
+  std::vector<operand> inputs_and_outputs() const;
   // Output i, for operation::run. Throws argument_error unless it has that shape.
   array output(std::size_t i, const shape& sizes) const;
 
  private:
   const XLA_FFI_CallFrame& frame_;
   const operation& what_;
-  std::vector<array> inputs_;
 };
 
 // Answers XLA, which may only ask what the handler is: runs `execute` when a call is to be

@@ -48,9 +48,10 @@ constexpr std::size_t rounded(std::size_t bytes) { return (bytes + 255) / 256 * 
 void execute_plan(const XLA_FFI_CallFrame& frame, const xla::call& c,
                   const operation::get_output& output) {
   const operation& op = c.what();
-  fitted call = op.fit(c.inputs());
-  if (const array* u = op.find(c.inputs(), "upstream")) call.upstream_on_device(*u);
-  const auto value = op.place_outputs(call, c.inputs(), output);
+  const std::vector<array> inputs = c.inputs();
+  fitted call = op.fit(inputs);
+  if (const array* u = op.find(inputs, "upstream")) call.upstream_on_device(*u);
+  const auto value = op.place_outputs(call, inputs, output);
   if (op.reduces() && value && value->type != call.compute_type())
     throw argument_error("value: expected the type that the loss is computed in");
 
@@ -75,22 +76,23 @@ void execute_plan(const XLA_FFI_CallFrame& frame, const xla::call& c,
 void execute_ctc(const XLA_FFI_CallFrame& frame, const xla::call& c,
                  const operation::get_output& output) {
   const operation& op = c.what();
-  ctc_request checked = op.fit_ctc(c.inputs());
-  op.place_outputs(checked, c.inputs(), output);
+  const std::vector<array> inputs = c.inputs();
+  ctc_request checked = op.fit_ctc(inputs);
+  op.place_outputs(checked, inputs, output);
   ctc_samples samples;
   samples.frames = checked.max_frames;
   samples.classes = checked.classes;
   samples.max_labels = checked.max_labels;
   samples.blank = checked.blank;
-  samples.label_length = as_view(*op.find(c.inputs(), "label_length"));
-  samples.logit_length = as_view(*op.find(c.inputs(), "logit_length"));
+  samples.label_length = as_view(*op.find(inputs, "label_length"));
+  samples.logit_length = as_view(*op.find(inputs, "logit_length"));
   request r;
   r.rows = checked.batch;
   r.cols = samples.frames * samples.classes;
   r.compute = checked.compute;
   r.y_pred = checked.y_pred;
-  r.y_true = as_view(c.inputs()[0]);
-  if (const array* u = op.ctc_upstream(c.inputs())) r.row_upstream = as_view(*u);
+  r.y_true = as_view(inputs[0]);
+  if (const array* u = op.ctc_upstream(inputs)) r.row_upstream = as_view(*u);
   r.grad_pred = checked.grad;
   const std::size_t value_at = rounded(workspace_bytes(r, samples));
   const bool wants_values = checked.values.data;

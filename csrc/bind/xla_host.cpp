@@ -14,7 +14,8 @@ namespace {
 
 void execute(const XLA_FFI_CallFrame& frame) {
   const xla::call c(frame);
-  c.what().run(c.inputs(), [&c](std::size_t i, const shape& sizes) { return c.output(i, sizes); });
+  c.what().run_again(c.inputs_and_outputs(),
+                     [&c](std::size_t i, const shape& sizes) { return c.output(i, sizes); });
 }
 
 XLA_FFI_ByteSpan span(const std::string& s) { return {s.data(), s.size()}; }

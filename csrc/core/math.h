@@ -67,8 +67,16 @@ FASTLOSS_HD To bit_cast(From from) {
 
 FASTLOSS_HD float abs(float x) { return __builtin_fabsf(x); }
 FASTLOSS_HD double abs(double x) { return __builtin_fabs(x); }
+FASTLOSS_HD float with_sign_of(float x, float y) { return __builtin_copysignf(x, y); }
+FASTLOSS_HD double with_sign_of(double x, double y) { return __builtin_copysign(x, y); }
 FASTLOSS_HD float sqrt(float x) { return __builtin_sqrtf(x); }
 FASTLOSS_HD double sqrt(double x) { return __builtin_sqrt(x); }
+
+// 1 or -1; zeros and NaN as they are.
+template <class T>
+FASTLOSS_HD T sign(T x) {
+  return abs(x) > 0 ? with_sign_of(T(1), x) : x;
+}
 
 template <class T>
 FASTLOSS_HD T max(T a, T b) {  // a NaN in `a` survives
@@ -393,8 +401,8 @@ FASTLOSS_HD T log1p(T x) {
 // where the quotient is close to 1. The quotient is normal, or NaN.
 template <class T>
 FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
-  T x = difference / denominator;
-  auto [k, f] = reduce_normal(numerator / denominator);
+  T inverse = 1 / denominator, x = difference * inverse;
+  auto [k, f] = reduce_normal(numerator * inverse);
   bool far = x < T(-0.5) || x > T(1);
   bool above = x > T(0.41421);
   bool below = x < T(-0.29289);

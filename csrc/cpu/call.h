@@ -1,7 +1,9 @@
 // One request in progress: its arrays, its kernel, and what the ways to run it share.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -39,19 +41,23 @@ class call {
     return is_map() && weights_.empty() && !upstream_ && !grad_true_ && !transforms_target() &&
            r_.reduce != reduction::none && scale_ != 0;
   }
-  // Whether targets are such that the cheaper kernel for labels does.
-  bool are_labels(const T* t, std::int64_t n) const;
-  // A piece of a plain loss, whose targets may be labels: adds its losses to `sums` and, to what
-  // stands at `before` unless that is null, its gradients; these go to `d_pred`, if that is not
-  // null, and past the caches if `streams`.
-  void plain_piece(bool labels, const T* t, const T* p, const T* before, T* d_pred, bool streams,
-                   std::int64_t n, lane_sums& sums) const {
-    const loss_kernel<T>& kernel = labels ? *kernel_.of_labels : kernel_;
-    const auto loop = !d_pred   ? kernel.map_sum
-                      : before  ? streams ? kernel.map_sum_add_stream : kernel.map_sum_add
-                      : streams ? kernel.map_sum_stream
-                                : kernel.map_sum_gradient;
-    loop(labels ? label_functor_ : functor_, t, p, scale_, before, d_pred, n, sums);
+  // A plain loss as a term of loops, and its loops for these targets, which take it as it is then.
+  map_term<T> plain_term() const { return {functor_, scale_, {}}; }
+  const map_sums<T>& plain_loops(const T* t, std::int64_t n, map_term<T>& term) const {
+    const bool labels = are_labels(t, n);
+    term.functor = labels ? label_functor_ : functor_;
+    return (labels ? *kernel_.of_labels : kernel_).sums;
+  }
+  bool takes_little() const {
+    return std::any_of(std::begin(set_.pairs), std::end(set_.pairs), [this](const map_pair<T>& p) {
+      return p.first == r_.loss || p.second == r_.loss;
+    });
+  }
+  // The loops over a plain loss and, after it, another; null if there are none.
+  const map_sums<T>* loops_with(const call& other) const {
+    for (const map_pair<T>& pair : set_.pairs)
+      if (pair.first == r_.loss && pair.second == other.r_.loss) return &pair.sums;
+    return nullptr;
   }
   // The elements [first, first + n): whole rows, or a part of one. A part of a row of a map loss
   // leaves the value of that row to the caller.
@@ -80,6 +86,8 @@ class call {
   std::optional<double> run_map(bool expect_binary);
   double run_hinge();
   void take_labels_for_signs(bool binary);
+  // Whether targets are such that the cheaper kernel for labels does.
+  bool are_labels(const T* t, std::int64_t n) const;
   bool labels_are_binary() const;
   double map_tile(const tile& at, const sinks<T>& to) const;
   double map_panel(std::int64_t first, std::int64_t n, const sinks<T>& to) const;
@@ -91,6 +99,7 @@ class call {
   double run_rows() const;
   double run_long_row(std::int64_t row, T* kept, const sinks<T>& to) const;
   double run_short_row(std::int64_t row, const sinks<T>& to) const;
+  void prefetch_labels(std::int64_t row, std::int64_t n) const;
   T reduce_long_row(std::int64_t row, T* kept, row_state& s) const;
   template <class Reduce>
   T reduce_row(std::int64_t row, row_state& s, Reduce reduce) const;

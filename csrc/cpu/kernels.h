@@ -33,7 +33,7 @@ inline constexpr int lanes = 256 / sizeof(T);
 // register wait for each other.
 inline constexpr int sum_lanes = 32;
 struct alignas(cache_line) lane_sums {
-  double lane[sum_lanes] = {};
+  double lane[sum_lanes];
   FASTLOSS_HD double total() {
     for (int half = sum_lanes / 2; half > 0; half /= 2)
       for (int k = 0; k < half; ++k) lane[k] += lane[k + half];
@@ -64,6 +64,33 @@ struct lane_block {
   std::int64_t d_pred_stride, d_true_stride;
 };
 
+// A map loss, or a term of a sum of such, in the usual case: what all of its gradients are times,
+// which is not zero, and the lanes that its losses are added to.
+template <class T>
+struct map_term {
+  const void* functor;
+  T scale;
+  lane_sums sums;
+};
+
+// Loops over the elements of one such loss, or of two at once. They write the sum of the gradients
+// or, unless `before` is null, add it to the gradients there, which may lie where the sum goes.
+// Those that stream write past the caches; see end_of_writes in parallel.h.
+template <class T>
+struct map_sums {
+  using loop = void (*)(map_term<T>* terms, const T* t, const T* p, const T* before, T* d_pred,
+                        std::int64_t n);
+  loop value = nullptr, store = nullptr, stream = nullptr, add = nullptr, add_stream = nullptr;
+  void run(map_term<T>* terms, const T* t, const T* p, const T* before, T* d_pred, bool streams,
+           std::int64_t n) const {
+    const loop chosen = !d_pred   ? value
+                        : before  ? streams ? add_stream : add
+                        : streams ? stream
+                                  : store;
+    chosen(terms, t, p, before, d_pred, n);
+  }
+};
+
 template <class T>
 struct loss_kernel {
   void (*construct)(const double* parameters, void* functor);
@@ -73,14 +100,7 @@ struct loss_kernel {
                             T* d_pred, T* d_true, std::int64_t n);
   map_loop map[4] = {};
 
-  // map, the usual case in one loop: adds the losses to the lanes of a sum, and writes gradients
-  // that all have one scale other than zero. One that adds is given the sum of the gradients before
-  // it, which may lie where the new one goes. One that streams writes past the caches; see
-  // end_of_writes in parallel.h.
-  using map_sum_loop = void (*)(const void* functor, const T* t, const T* p, T scale,
-                                const T* before, T* d_pred, std::int64_t n, lane_sums& sums);
-  map_sum_loop map_sum = nullptr, map_sum_gradient = nullptr, map_sum_stream = nullptr,
-               map_sum_add = nullptr, map_sum_add_stream = nullptr;
+  map_sums<T> sums;  // map
 
   // row: `accumulate` combines the terms of a block into `sums` (double[3]), and `summarize` makes
   // the stats of a row that is one block. `kept` has room for what the functor keeps per element.
@@ -104,6 +124,7 @@ struct loss_kernel {
   int phases = 0;
   bool first_phase_is_max = false;
   bool keeps = false;
+  bool reads_label_alone = false;  // of the row of a sparse loss
   bool scales_with_target = false;
   bool averages = false;
   bool label_signs = false;
@@ -112,7 +133,7 @@ struct loss_kernel {
   const loss_kernel* variant = nullptr;
   bool (*has_variant_for)(const double* parameters) = nullptr;
   const loss_kernel& chosen_for(const double* parameters) const {
-    return variant && has_variant_for(parameters) ? *variant : *this;
+    return variant && has_variant_for(parameters) ? variant->chosen_for(parameters) : *this;
   }
   // The cheaper kernel of a map loss for targets that are 0 or 1, without d_true.
   const loss_kernel* of_labels = nullptr;
@@ -147,9 +168,17 @@ struct memory_loops {
   void (*from_lanes)(const T* in, std::int64_t n, T* rows);
 };
 
+// Two losses whose sum has loops of its own.
+template <class T>
+struct map_pair {
+  int first, second;  // indices into losses()
+  map_sums<T> sums;
+};
+
 template <class T>
 struct kernel_set {
   loss_kernel<T> losses[all_losses::size];
+  map_pair<T> pairs[fused_pairs::size];
   memory_loops<T> memory;
   ctc_loops<T> ctc;
 };

@@ -22,7 +22,7 @@ template <class F, class T>
 class lane_stats {
   static constexpr int fields = sizeof(typename F::stats) / sizeof(T);
   using each_field = std::make_integer_sequence<int, fields>;
-  alignas(cache_line) T values_[fields][lanes<T>] = {};
+  alignas(cache_line) T values_[fields][lanes<T>];
 
   template <int... I>
   FASTLOSS_HD void get(T* to, int k, std::integer_sequence<int, I...>) const {
@@ -34,6 +34,10 @@ class lane_stats {
   }
 
  public:
+  FASTLOSS_HD lane_stats() {
+    for (int i = 0; i < fields; ++i)
+      for_each_lane<T>([&](int k) __attribute__((always_inline)) { values_[i][k] = 0; });
+  }
   FASTLOSS_HD typename F::stats at(int k) const {
     typename F::stats stats;
     get(reinterpret_cast<T*>(&stats), k, each_field{});
@@ -55,8 +59,10 @@ FASTLOSS_HD void accumulate_lanes(const F& f, const lane_block<T>& rows, lane_la
                                   lane_stats<F, T>& stats) {
   constexpr int width = lanes<T>, used = F::terms_used[Phase];
   constexpr int run = 4;  // classes that are added in the compute type before they are in double
-  alignas(cache_line) double total[3][width] = {};
+  alignas(cache_line) double total[3][width];
   alignas(cache_line) T sum[3][width];
+  for (int j = 0; j < 3; ++j)
+    for_each_lane<T>([&](int k) __attribute__((always_inline)) { total[j][k] = 0; });
   if constexpr (sees_label<F>(Phase)) {
     for_each_lane<T>([&](int k) __attribute__((always_inline)) {
       row_terms<T> r = terms_of<Phase>(f, rows.label_value[k], hot.p[k], hot.kept, k, stats.at(k));

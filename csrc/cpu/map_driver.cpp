@@ -48,17 +48,17 @@ double call<T>::map_tile(const tile& at, const sinks<T>& to) const {
   alignas(cache_line) T d_pred_scratch[block], d_true_scratch[block];
   const T* t = targets(at, t_scratch);
   const T* p = load(p_, first, at.size(), p_scratch);
-  const bool labels = are_labels(t, at.size());
   const T* s = equal_scales_.data();
   const bool weighted = !weights_.empty();
   if (!weighted && !upstream_ && !to.truth && r_.reduce != reduction::none && scale_ != 0) {
     T* d_pred = !to.pred ? nullptr : to.pred.place(first, at.size(), d_pred_scratch);
-    lane_sums sums;
-    plain_piece(labels, t, p, nullptr, d_pred, to.pred.streams() && is_line(d_pred), at.size(),
-                sums);
+    map_term<T> term = plain_term();
+    plain_loops(t, at.size(), term)
+        .run(&term, t, p, nullptr, d_pred, to.pred.streams() && is_line(d_pred), at.size());
     if (d_pred == d_pred_scratch) store(*to.pred.array(), first, at.size(), d_pred);
-    return sums.total();
+    return term.sums.total();
   }
+  const bool labels = are_labels(t, at.size());
   const loss_kernel<T>& kernel = labels ? *kernel_.of_labels : kernel_;
   const void* functor = labels ? label_functor_ : functor_;
   if (weighted) weights_.elements(at, r_.cols, w);

@@ -13,10 +13,56 @@
 namespace fastloss::cpu {
 namespace {
 
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+template <class T, int N>
+struct packet_of {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T, int N>
+using packet = typename packet_of<T, N>::type;
+
+// The lanes of a sum in a loop, in vectors: an array of numbers would stay in memory, where every
+// addition waits for the one before to arrive.
+class sums_in_registers {
+ public:
+  FASTLOSS_HD explicit sums_in_registers(const lane_sums& from) {
+#pragma GCC unroll 16
+    for (int k = 0; k < count; ++k) std::memcpy(&sums_[k], from.lane + k * width, sizeof sums_[k]);
+  }
+  // x[0] to x[sum_lanes - 1], one to each lane
+  template <class T>
+  FASTLOSS_HD void add(const T* x) {
+    double wide[sum_lanes];
+#pragma omp simd
+    for (int k = 0; k < sum_lanes; ++k) wide[k] = double(x[k]);
+#pragma GCC unroll 16
+    for (int k = 0; k < count; ++k) {
+      packet<double, width> more;
+      std::memcpy(&more, wide + k * width, sizeof more);
+      sums_[k] += more;
+    }
+  }
+  FASTLOSS_HD void store(lane_sums& to) const {
+#pragma GCC unroll 16
+    for (int k = 0; k < count; ++k) std::memcpy(to.lane + k * width, &sums_[k], sizeof sums_[k]);
+  }
+
+ private:
+  static constexpr int width = vector_bytes / sizeof(double), count = sum_lanes / width;
+  packet<double, width> sums_[count];
+};
+
 template <class T>
 double weighted_sum(const T* x, const T* w, std::int64_t n) {
   constexpr int width = sum_lanes;
-  lane_sums all;
+  lane_sums all{};
   double (&sums)[width] = all.lane;
   std::int64_t i = 0;
   if (w) {
@@ -96,21 +142,6 @@ void add(const T* x, std::int64_t n, T* sum) {
 #endif
 
 #if defined(FASTLOSS_SHUFFLES)
-#if defined(__AVX512F__)
-constexpr int vector_bytes = 64;
-#elif defined(__AVX2__)
-constexpr int vector_bytes = 32;
-#else
-constexpr int vector_bytes = 16;
-#endif
-
-template <class T, int N>
-struct packet_of {
-  typedef T type __attribute__((vector_size(N * sizeof(T))));
-};
-template <class T, int N>
-using packet = typename packet_of<T, N>::type;
-
 // Four adjacent numbers from each of N / 4 places that are `step` apart.
 template <class T, int N, int... I>
 FASTLOSS_HD packet<T, N> load_quads(const T* from, std::int64_t step,

@@ -41,6 +41,7 @@ double call<T>::run_rows() const {
   std::vector<double> partial(tasks);
   parallel_for(tasks, threads_, [&](int64_t i) {
     const int64_t end = std::min(r_.rows, (i + 1) * rows_per_task);
+    if (kernel_.reads_label_alone) prefetch_labels(end, std::min(rows_per_task, r_.rows - end));
     for (int64_t row = i * rows_per_task; row < end; ++row) partial[i] += run_short_row(row, to);
   });
   return sum_in_order(partial);
@@ -64,6 +65,22 @@ double call<T>::run_short_row(int64_t row, const sinks<T>& to) const {
     for (int64_t b = 0; b < blocks_of_row(); ++b) body(b);
   });
   return loss;
+}
+
+// Asks for the elements at the labels of n rows: each is in a line of its own, which no processor
+// foresees.
+template <class T>
+void call<T>::prefetch_labels(int64_t row, int64_t n) const {
+  int64_t scratch[16];
+  T element;
+  for (int64_t end = row + n; row < end; row += 16) {
+    const int64_t m = std::min<int64_t>(16, end - row), *labels = load(t_, row, m, scratch);
+    for (int64_t k = 0; k < m; ++k)
+      if (labels[k] >= 0 && labels[k] < r_.cols) {
+        const T* at = output(p_, (row + k) * r_.cols + labels[k], 1, &element);
+        if (at != &element) prefetch(at, 1);
+      }
+  }
 }
 
 template <class T>

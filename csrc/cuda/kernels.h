@@ -20,7 +20,7 @@ struct loss_kernel {
   const loss_kernel* variant = nullptr;
   bool (*has_variant_for)(const double* parameters) = nullptr;
   const loss_kernel& chosen_for(const double* parameters) const {
-    return variant && has_variant_for(parameters) ? *variant : *this;
+    return variant && has_variant_for(parameters) ? variant->chosen_for(parameters) : *this;
   }
 };
 

@@ -20,8 +20,8 @@
 // too expensive to be computed twice. It is zero where an element adds nothing to that phase.
 //
 // A loss with a `variant` has a cheaper functor, with the same parameters, for those that
-// `has_variant_for` accepts. It is chosen once per call, because a choice inside a loop would
-// compute both.
+// `has_variant_for` accepts, and that may have one, too. It is chosen once per call, because a
+// choice inside a loop would compute both.
 //
 // A map loss with `of_labels` has a cheaper functor, with the same parameters, for targets that are
 // all 0 or 1, which names itself there. It is chosen where a block of them is, and has no d_true.

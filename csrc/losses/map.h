@@ -28,7 +28,7 @@ struct mean_absolute_error : map_loss {
   FASTLOSS_HD explicit mean_absolute_error(const double*) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T e = p - t;
-    T sign = e > 0 ? T(1) : (e < 0 ? T(-1) : e);  // keeps NaN
+    T sign = math::sign(e);
     return {math::abs(e), sign, -sign};
   }
 };
@@ -44,7 +44,7 @@ struct mean_absolute_percentage_error : map_loss {
     T size = math::abs(t);
     bool floored = size < epsilon;
     T e = (p - t) / (floored ? epsilon : size);
-    T sign = e > 0 ? T(1) : (e < 0 ? T(-1) : e);
+    T sign = math::sign(e);
     T slope = 100 * sign / (floored ? epsilon : size);
     // d|e|/dt = -sign/|t| - |e| t/|t|^2, and p/t = 1 + e t/|t|.
     return {100 * math::abs(e), slope, floored ? -slope : -slope * (p / t)};
@@ -141,7 +141,8 @@ struct kl_divergence : map_loss {
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T t1 = math::clamp(t, epsilon, T(1)), p1 = math::clamp(p, epsilon, T(1));
     T ratio = math::log_quotient(t1, p1, t1 - p1);
-    return {t1 * ratio, p1 < p || p1 > p ? T(0) : -t1 / p1, t1 < t || t1 > t ? T(0) : ratio + 1};
+    return {t1 * ratio, p1 < p || p1 > p ? T(0) : -t1 * (1 / p1),
+            t1 < t || t1 > t ? T(0) : ratio + 1};
   }
 };
 
@@ -325,17 +326,30 @@ struct binary_focal_from_logits : map_loss {
 
 // With gamma = 2, the default, no power needs a logarithm.
 template <class T>
+struct binary_focal_of_square : binary_focal<T, class_weights<T>, square<T>> {
+  using binary_focal<T, class_weights<T>, square<T>>::binary_focal;
+  using variant = binary_focal<T, equal_classes<T>, square<T>>;
+  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q + 1); }
+};
+template <class T>
 struct binary_focal_crossentropy : binary_focal<T, class_weights<T>, any_power<T>> {
   using binary_focal<T, class_weights<T>, any_power<T>>::binary_focal;
-  using variant = binary_focal<T, equal_classes<T>, square<T>>;
-  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q + 1) && q[5] == 2; }
+  using variant = binary_focal_of_square<T>;
+  static bool has_variant_for(const double* q) { return q[5] == 2; }
+};
+template <class T>
+struct binary_focal_of_square_from_logits
+    : binary_focal_from_logits<T, class_weights<T>, square<T>> {
+  using binary_focal_from_logits<T, class_weights<T>, square<T>>::binary_focal_from_logits;
+  using variant = binary_focal_from_logits<T, equal_classes<T>, square<T>>;
+  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q); }
 };
 template <class T>
 struct binary_focal_crossentropy_from_logits
     : binary_focal_from_logits<T, class_weights<T>, any_power<T>> {
   using binary_focal_from_logits<T, class_weights<T>, any_power<T>>::binary_focal_from_logits;
-  using variant = binary_focal_from_logits<T, equal_classes<T>, square<T>>;
-  static bool has_variant_for(const double* q) { return equal_classes<T>::are(q) && q[4] == 2; }
+  using variant = binary_focal_of_square_from_logits<T>;
+  static bool has_variant_for(const double* q) { return q[4] == 2; }
 };
 
 }  // namespace fastloss

@@ -21,10 +21,7 @@ struct mean_absolute : map_loss {
   static constexpr auto name = "mean_absolute";
   static constexpr bool uses_target = false;
   FASTLOSS_HD explicit mean_absolute(const double*) {}
-  FASTLOSS_HD map_terms<T> operator()(T, T p) const {
-    T sign = p > 0 ? T(1) : (p < 0 ? T(-1) : p);  // keeps NaN
-    return {math::abs(p), sign, T(0)};
-  }
+  FASTLOSS_HD map_terms<T> operator()(T, T p) const { return {math::abs(p), math::sign(p), T(0)}; }
 };
 
 // sum q log q, q = p clipped to [epsilon, 1]: the negative entropy of probabilities
@@ -52,19 +49,18 @@ struct confidence_penalty : row_loss {
   }
 };
 
-// The same with q = softmax(x): the mean m of x - peak under q, minus log sum exp(x - peak);
-// neither is above 0, so they do not cancel
-template <class T>
-struct confidence_penalty_from_logits : row_loss {
-  static constexpr auto name = "confidence_penalty_from_logits";
+// A penalty of q = softmax(x). It says what it adds up beside the exponentials (`of_entry`), what
+// the sum of these means (`summarize`), and the derivative by x (`slope`).
+template <class T, class Penalty>
+struct softmax_penalty : row_loss {
   static constexpr bool uses_target = false;
   static constexpr bool first_phase_is_max = true;
   static constexpr int keeps = 1;
   static constexpr int phases = 2;
-  static constexpr int terms_used[] = {1, 3};
-  using stats = class_stats<T>;  // mass holds m
+  using stats = class_stats<T>;
   softmax_row<T> row;
-  FASTLOSS_HD explicit confidence_penalty_from_logits(const double* q) : row(q) {}
+  FASTLOSS_HD explicit softmax_penalty(const double* q) : row(q) {}
+  FASTLOSS_HD const Penalty& own() const { return static_cast<const Penalty&>(*this); }
   FASTLOSS_HD row_terms<T> terms(phase<0>, T, T x, const stats&) const { return {x}; }
   FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const {
     s.peak = r.a;
@@ -73,7 +69,7 @@ struct confidence_penalty_from_logits : row_loss {
   FASTLOSS_HD T keep(T, T x, const stats& s) const { return row.entry(x, s); }
   FASTLOSS_HD row_terms<T> terms(phase<1>, T, T x, T entry, const stats& s) const {
     bool is_peak = x == s.peak;
-    return {is_peak ? T(0) : entry, is_peak ? T(1) : T(0), distance(x, entry, s) * entry};
+    return {is_peak ? T(0) : entry, is_peak ? T(1) : T(0), own().of_entry(x, entry, s)};
   }
   FASTLOSS_HD row_terms<T> terms(phase<1> which, T t, T x, const stats& s) const {
     return terms(which, t, x, keep(t, x, s), s);
@@ -81,15 +77,34 @@ struct confidence_penalty_from_logits : row_loss {
   FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
     T peak = row.entry(s.peak, s);
     row.finish(peak, r.a + peak * (r.b - 1), s);
-    s.mass = r.c * s.inverse;
-    s.loss = s.mass - s.peak_minus_log;
+    own().summarize(r.c, s);
   }
   FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
   FASTLOSS_HD gradient_terms<T> gradient(T, T x, T entry, const stats& s) const {
-    return {entry * s.inverse * (distance(x, entry, s) - s.mass), T(0)};
+    return {own().slope(x, entry, s), T(0)};
   }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T x, const stats& s) const {
     return gradient(t, x, keep(t, x, s), s);
+  }
+};
+
+// sum q log q: the mean m of x - peak under q, minus log sum exp(x - peak); neither is above 0, so
+// they do not cancel
+template <class T>
+struct confidence_penalty_from_logits : softmax_penalty<T, confidence_penalty_from_logits<T>> {
+  static constexpr auto name = "confidence_penalty_from_logits";
+  static constexpr int terms_used[] = {1, 3};
+  using softmax_penalty<T, confidence_penalty_from_logits>::softmax_penalty;
+  using stats = class_stats<T>;  // mass holds m
+  FASTLOSS_HD T of_entry(T x, T entry, const stats& s) const {
+    return distance(x, entry, s) * entry;
+  }
+  FASTLOSS_HD void summarize(T sum, stats& s) const {
+    s.mass = sum * s.inverse;
+    s.loss = s.mass - s.peak_minus_log;
+  }
+  FASTLOSS_HD T slope(T x, T entry, const stats& s) const {
+    return entry * s.inverse * (distance(x, entry, s) - s.mass);
   }
   // x - peak, where it counts: q log q tends to 0 as q does.
   FASTLOSS_HD T distance(T x, T entry, const stats& s) const {
@@ -99,42 +114,17 @@ struct confidence_penalty_from_logits : row_loss {
 
 // (log sum exp x)^2
 template <class T>
-struct z_loss : row_loss {
+struct z_loss : softmax_penalty<T, z_loss<T>> {
   static constexpr auto name = "z_loss";
-  static constexpr bool uses_target = false;
-  static constexpr bool first_phase_is_max = true;
-  static constexpr int keeps = 1;
-  static constexpr int phases = 2;
   static constexpr int terms_used[] = {1, 2};
+  using softmax_penalty<T, z_loss>::softmax_penalty;
   using stats = class_stats<T>;  // mass holds log sum exp x
-  softmax_row<T> row;
-  FASTLOSS_HD explicit z_loss(const double* q) : row(q) {}
-  FASTLOSS_HD row_terms<T> terms(phase<0>, T, T x, const stats&) const { return {x}; }
-  FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const {
-    s.peak = r.a;
-    row.start(s);
-  }
-  FASTLOSS_HD T keep(T, T x, const stats& s) const { return row.entry(x, s); }
-  FASTLOSS_HD row_terms<T> terms(phase<1>, T, T x, T entry, const stats& s) const {
-    bool is_peak = x == s.peak;
-    return {is_peak ? T(0) : entry, is_peak ? T(1) : T(0)};
-  }
-  FASTLOSS_HD row_terms<T> terms(phase<1> which, T t, T x, const stats& s) const {
-    return terms(which, t, x, keep(t, x, s), s);
-  }
-  FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
-    T peak = row.entry(s.peak, s);
-    row.finish(peak, r.a + peak * (r.b - 1), s);
+  FASTLOSS_HD T of_entry(T, T, const stats&) const { return T(0); }
+  FASTLOSS_HD void summarize(T, stats& s) const {
     s.mass = s.peak + s.peak_minus_log;
     s.loss = s.mass * s.mass;
   }
-  FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
-  FASTLOSS_HD gradient_terms<T> gradient(T, T, T entry, const stats& s) const {
-    return {2 * s.mass * (entry * s.inverse), T(0)};
-  }
-  FASTLOSS_HD gradient_terms<T> gradient(T t, T x, const stats& s) const {
-    return gradient(t, x, keep(t, x, s), s);
-  }
+  FASTLOSS_HD T slope(T, T entry, const stats& s) const { return 2 * s.mass * (entry * s.inverse); }
 };
 
 }  // namespace fastloss

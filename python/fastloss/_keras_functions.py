@@ -41,14 +41,45 @@ ORIGINAL = {name: _copy(function) for name, function in PUBLIC.items()}
 """What the functions of Keras compute, patched or not."""
 
 
+def _mean_square(y_true: Any, y_pred: Any) -> Any:
+    return tf.reduce_mean(tf.square(y_pred), axis=-1)
+
+
+def _mean_absolute(y_true: Any, y_pred: Any) -> Any:
+    return tf.reduce_mean(tf.abs(y_pred), axis=-1)
+
+
+def _confidence_penalty(y_true: Any, y_pred: Any, from_logits: bool, axis: int) -> Any:
+    if from_logits:
+        log_q = tf.nn.log_softmax(y_pred, axis)
+        return tf.reduce_sum(tf.math.multiply_no_nan(log_q, tf.exp(log_q)), axis)
+    q = tf.clip_by_value(y_pred, tf.cast(1e-7, y_pred.dtype), 1)
+    return tf.reduce_sum(q * tf.math.log(q), axis)
+
+
+def _z_loss(y_true: Any, y_pred: Any, axis: int) -> Any:
+    return tf.square(tf.reduce_logsumexp(y_pred, axis))
+
+
+# Keras has no penalties, and a term that cannot be differentiated again would keep the sums that it
+# is in from it, so they are written down here as well; tests hold them to the kernels' gradients.
+_DIFFERENTIABLE: dict[str, Callable[..., Any]] = {
+    **ORIGINAL,
+    "mean_square": _mean_square,
+    "mean_absolute": _mean_absolute,
+    "confidence_penalty": _confidence_penalty,
+    "z_loss": _z_loss,
+}
+
+
 def compute(
     spec: LossSpec, y_true: Any, y_pred: Any, parameters: dict[str, Any], **arrays: Any
 ) -> Any:
-    """The losses of the samples as Keras's own function computes them.
+    """The losses of the samples as Keras's own function, or TensorFlow's operations, compute them.
 
     Parameters that Keras does not have are left out as long as they have their default.
     """
-    function = ORIGINAL.get(spec.name)
+    function = _DIFFERENTIABLE.get(spec.name)
     known = inspect.signature(function).parameters if function else {}
     defaults = {p.name: p.default for p in spec.parameters}
     for name, value in parameters.items():

@@ -199,11 +199,15 @@ def _run_now(line: str, inputs: list[Any], outputs: tuple[Output, ...]) -> list[
     return results
 
 
+# What XLA's error shows if the function that is traced is compiled after all, as a part of another.
+_GRAPH_NODE = "fastloss_traced_outside_jit_compile"
+
+
 def _add(line: str, inputs: list[Any], outputs: tuple[Output, ...]) -> list[Any]:
     """The op in the graph that is being traced."""
     _, _, _, results = op_def_library._apply_op_helper(
         _core.TENSORFLOW_LOSS_OP,
-        name="fastloss",
+        name=_GRAPH_NODE,
         inputs=inputs,
         call=line,
         Tout=[o.dtype for o in outputs],
