@@ -37,7 +37,7 @@ def raw_call(choose: Choose) -> None:
 
     losses = _core.losses()
     index = choose(-1, len(losses))
-    count = len(losses[index][3]) if 0 <= index < len(losses) else 0
+    count = len(losses[index][-1]) if 0 <= index < len(losses) else 0
     try:
         plan = _core.Plan(
             index,
