@@ -128,8 +128,7 @@ class lane_view {
 
 template <class T>
 bool call<T>::fits_lanes() const {
-  // Lanes without a row cost as much as others, so a few rows have to be very short.
-  if (r_.rows < (r_.cols <= 16 ? lanes<T> / 16 : lanes<T> / 4)) return false;
+  if (r_.rows < lanes<T> / 4) return false;
   return r_.cols <= short_row || (r_.inner_rows >= lanes<T> / 4 && r_.cols <= tall_column);
 }
 
