@@ -273,3 +273,63 @@ def test_check_looks_at_labels_of_any_dtype(device: Device, dtype: Any) -> None:
     loss = fastloss.SparseCategoricalCrossentropy()
     with pytest.raises(ValueError, match=r"^y_true\[2\]: labels must be in \[0, 4\), got 7"):
         loss(device.put(t), device.put(p), check=True)
+
+
+# ---- Losses of parts of the predictions ----
+
+
+def parts_of_each_kind() -> fastloss.Loss:
+    """Labels, a weight by value, a sum and a gap, on axes that are not the last."""
+    rare = fastloss.Huber(weight=lambda y_true: 1 + (y_true[:, 0, 0] > 0.5))
+    return fastloss.sliced(
+        [
+            (np.s_[:, :3], fastloss.SparseCategoricalCrossentropy(from_logits=True, axis=1)),
+            (np.s_[:, 3:5], rare),
+            (np.s_[:, -1:6:-1], fastloss.MeanSquaredError() + 0.5 * fastloss.MeanAbsolute()),
+        ],
+        weights=[0.5, 2.0, -1.0],
+        allow_gaps=True,
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_parts_of_gpu_arrays_fill_one_gradient(emulated: Device, dtype: Any, rng: Any) -> None:
+    p = rng.normal(size=(6, 10, 4)).astype(dtype)
+    targets = rng.integers(0, 3, (6, 4)), rng.random((6, 2, 4)), rng.normal(size=(6, 3, 4))
+    weight, loss = rng.random(6), parts_of_each_kind()
+    given = {"sample_weight": weight, "upstream": 3.0}
+    value, grad = loss.value_and_grad(targets, p, **given)
+    on_gpu = emulated.put(p)
+    put = tuple(emulated.put(t) for t in targets)
+    given["sample_weight"] = emulated.put(weight)
+    for out in (None, emulated.put(np.full_like(p, 7)), on_gpu):
+        ours, pull = loss.value_and_grad(put, on_gpu, out=out, **given)
+        assert out is None or pull is out
+        tolerance = {np.float64: 1e-13, np.float32: 2e-6, np.float16: 2e-3}[dtype]
+        np.testing.assert_allclose(emulated.get(ours), value, rtol=tolerance)
+        np.testing.assert_allclose(emulated.get(pull), grad, rtol=tolerance, atol=tolerance / 10)
+        assert (emulated.get(pull)[:, 5:7] == 0).all()
+    assert emulated.cupy.waits == 0
+
+
+def test_one_target_of_parts_is_sliced_alike_on_a_gpu(emulated: Device, rng: Any) -> None:
+    t, p = rng.random((2, 7, 5))
+    mask = rng.random((7, 5)) < 0.6
+    loss = fastloss.sliced(
+        [(np.s_[:, :2], fastloss.MeanSquaredError()), (np.s_[:, 2:], fastloss.MeanAbsoluteError())]
+    )
+    expected = loss.value_and_grad(t, p, mask=mask)
+    actual = loss.value_and_grad(*map(emulated.put, (t, p)), mask=emulated.put(mask))
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(emulated.get(ours), theirs, rtol=1e-13)
+
+
+def test_parts_on_a_gpu_refuse_what_other_losses_do(emulated: Device, rng: Any) -> None:
+    t, p = rng.random((2, 7, 5))
+    loss = fastloss.sliced([(np.s_[:, :2], fastloss.Huber()), (np.s_[:, 2:], fastloss.Poisson())])
+    with pytest.raises(TypeError, match=r"^y_true: expected a GPU array, as y_pred is one, got nd"):
+        loss(t, emulated.put(p))
+    with pytest.raises(TypeError, match=r"^out: expected a CuPy array, got ndarray"):
+        loss.value_and_grad(emulated.put(t), emulated.put(p), out=p)
+    with pytest.raises(ValueError, match=r"^y_true: expected the shape of y_pred"):
+        loss(emulated.put(t[1:]), emulated.put(p))

@@ -49,3 +49,25 @@ def test_large_gradient_is_that_of_its_parts(
         np.testing.assert_array_equal(whole[part], grad)
         total += float(part_value)
     assert value == pytest.approx(total, rel=1e-6)
+
+
+SUMS = [
+    0.7 * fastloss.MeanSquaredError(reduction="sum") + fastloss.MeanAbsoluteError(reduction="sum"),
+    fastloss.CategoricalCrossentropy(reduction="sum") + fastloss.MeanSquare(reduction="sum"),
+]
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("cols", [3, 423])
+@pytest.mark.parametrize("loss", SUMS, ids=repr)
+def test_large_gradient_of_a_sum_is_that_of_its_parts(
+    loss: fastloss.Loss, cols: int, offset: int, rng: np.random.Generator
+) -> None:
+    t, p = rng.uniform(0.01, 0.99, (2, ELEMENTS // cols + 1, cols)).astype(np.float32)
+    whole = array_at(offset, p.shape)
+    loss.value_and_grad(t, p, out=whole)
+    step = len(p) // 3 + 1
+    for first in range(0, len(p), step):
+        part = slice(first, first + step)
+        _, grad = loss.value_and_grad(t[part], p[part])
+        np.testing.assert_allclose(whole[part], grad, rtol=1e-6, atol=1e-6)

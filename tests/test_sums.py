@@ -329,6 +329,18 @@ def test_circle_and_a_penalty_of_its_embeddings(rng: Any) -> None:
         loss(t, p, label_length=[1])
 
 
+def test_terms_one_by_one_keep_their_own_weights(rng: Any) -> None:
+    p, t = rng.normal(size=(3, 20, 7)), rng.integers(1, 7, (3, 4))
+    square = fastloss.MeanSquare(weight=rng.random((3, 20)))
+    ctc = fastloss.CTC(weight=lambda y_true: y_true[:, 0])
+    loss = ctc + 0.1 * square
+    assert isinstance(loss._plan, TermByTerm)
+    value, gradient = loss.value_and_grad(t, p)
+    parts = ctc.value_and_grad(t, p), square.value_and_grad(None, p)
+    assert np.isclose(value, parts[0][0] + 0.1 * parts[1][0], rtol=1e-12)
+    np.testing.assert_allclose(gradient, parts[0][1] + 0.1 * parts[1][1], rtol=1e-12)
+
+
 def test_ctc_and_a_confidence_penalty(rng: Any) -> None:
     p, t = rng.normal(size=(3, 20, 7)), rng.integers(1, 7, (3, 4))
     penalty = fastloss.ConfidencePenalty(from_logits=True)

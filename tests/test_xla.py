@@ -29,7 +29,7 @@ from cases import (
 )
 from composition import Call
 from device import load
-from fastloss import _core
+from fastloss import _core, _evaluate
 from fastloss._evaluate import REDUCTIONS, GridPlan
 from fastloss._plans import make_plan
 from fastloss._registry import BY_NAME, LossSpec
@@ -205,7 +205,7 @@ def test_circle_is_a_row_loss_of_similarities(handler: Handler, rng: Any) -> Non
     plan = GridPlan(BY_NAME["circle"], {"gamma": 4.0})
     call = line(plan, None, "y_true,y_pred", "value,grad_pred")
     ours = handler(call, [pairs, similarity], [((6,), np.float64), ((6, 7), np.float64)])
-    values, grad, _ = plan.evaluate(pairs, similarity, None, wrt="y_pred")
+    values, grad, _ = plan.evaluate(_evaluate.Call(pairs, similarity, None, wrt="y_pred"))
     np.testing.assert_allclose(ours[0], values, rtol=1e-12)
     np.testing.assert_allclose(ours[1], grad, rtol=1e-11, atol=1e-15)
 

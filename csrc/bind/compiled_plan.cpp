@@ -96,7 +96,7 @@ py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
   for (std::size_t k = 0; k < sum_.size(); ++k)
     if (warns_of_one_class_[k] && call.terms()[k].class_count() == 1) {
       const std::string message = call.terms()[k].one_class_warning();
-      if (PyErr_WarnEx(PyExc_SyntaxWarning, message.c_str(), 4) != 0) throw py::error_already_set();
+      if (PyErr_WarnEx(PyExc_SyntaxWarning, message.c_str(), 3) != 0) throw py::error_already_set();
     }
 
   const bool wants_pred = wrt == "y_pred" || wrt == "both";

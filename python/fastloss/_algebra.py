@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastloss import _core
 from fastloss._build import Loss
-from fastloss._evaluate import REDUCTIONS, Plan, Wrt, front_end, predictions
+from fastloss._evaluate import REDUCTIONS, Call
+from fastloss._samples import BatchPlan, Host
 from fastloss._sum import add_values, make_sum
 
 Index: TypeAlias = "slice | EllipsisType | tuple[slice | EllipsisType, ...]"
@@ -184,11 +184,8 @@ class Part:
         return f"np.s_[{', '.join(map(text, self.index))}]"
 
 
-def gaps(parts: list[Part], shape: tuple[int, ...], allowed: bool) -> Any:
-    """What the parts leave out, as an array that broadcasts to ``shape``.
-
-    Raises if they overlap, or leave something out that they may not.
-    """
+def check_parts(parts: list[Part], shape: tuple[int, ...], allow_gaps: bool) -> None:
+    """Raises if the parts overlap, or leave something out that they may not."""
     slices = [part.along(len(shape)) for part in parts]
     whole = [all(range(*s[d].indices(n)) == range(n) for s in slices) for d, n in enumerate(shape)]
     # How many parts every place lies in; axes that no part cuts are one place.
@@ -196,17 +193,16 @@ def gaps(parts: list[Part], shape: tuple[int, ...], allowed: bool) -> Any:
     for s in slices:
         count[tuple(slice(None) if w else x for x, w in zip(s, whole, strict=True))] += 1
     for wrong, what in ((count > 1, "overlap"), (count == 0, "leave out")):
-        if not wrong.any() or (what == "leave out" and allowed):
+        if not wrong.any() or (what == "leave out" and allow_gaps):
             continue
         first = np.unravel_index(int(wrong.argmax()), count.shape)
         place = ", ".join(":" if w else str(int(i)) for i, w in zip(first, whole, strict=True))
         at = "at" if what == "overlap" else "y_pred"
         hint = "" if what == "overlap" else "; allow_gaps=True permits it"
         raise ValueError(f"parts: the slices {what} {at}[{place}] of shape {shape}{hint}")
-    return count == 0
 
 
-class SlicedPlan(Plan):
+class SlicedPlan(BatchPlan):
     """Losses of parts of the predictions, each times its weight, added up."""
 
     def __init__(self, parts: list[tuple[Part, float, Loss]], allow_gaps: bool) -> None:
@@ -215,18 +211,10 @@ class SlicedPlan(Plan):
         self.takes_labels = any(loss._plan.takes_labels for _, _, loss in parts)
         self.uses_target = any(loss._plan.uses_target for _, _, loss in parts)
         self.arrays = ()
-        self._gaps: tuple[tuple[int, ...], Any] = ((), None)  # of the last shape
+        self._fits: tuple[int, ...] | None = None  # the last shape that was checked
 
     def axes(self, ndim: int) -> list[int]:
         return self.parts[0][2]._plan.axes(ndim)
-
-    def gaps(self, shape: tuple[int, ...]) -> Any:
-        """What no part has of y_pred; checks that this is as it should be."""
-        known, found = self._gaps
-        if known != shape or found is None:
-            found = gaps([part for part, _, _ in self.parts], shape, self.allow_gaps)
-            self._gaps = shape, found
-        return found
 
     def _split(self, x: Any, shape: tuple[int, ...], where: tuple[slice, ...]) -> Any:
         """What belongs to a part of a weight or mask: all of it, unless it is as y_pred."""
@@ -241,7 +229,9 @@ class SlicedPlan(Plan):
     ) -> Iterator[tuple[float, Loss, tuple[slice, ...], dict[str, Any]]]:
         """The weight, the loss, the place, and the arguments of every part."""
         shape = tuple(y_pred.shape)
-        self.gaps(shape)
+        if shape != self._fits:
+            check_parts([part for part, _, _ in self.parts], shape, self.allow_gaps)
+            self._fits = shape
         if isinstance(y_true, tuple) and len(y_true) != len(self.parts):
             raise ValueError(
                 f"y_true: expected one array, or a tuple of {len(self.parts)}, one for each part, "
@@ -265,48 +255,41 @@ class SlicedPlan(Plan):
                 "mask": self._split(mask, shape, where),
             }  # fmt: skip
 
-    def term_values(self, y_true: Any, y_pred: Any, sample_weight: Any, mask: Any) -> Any:
+    def term_values(self, call: Call) -> Any:
         """The sum of what the losses return, for arrays that differentiate themselves."""
         values = [
             weight * loss(given.pop("y_true"), given.pop("y_pred"), **given)
-            for weight, loss, _, given in self.each(y_true, y_pred, sample_weight, mask)
+            for weight, loss, _, given in self.each(
+                call.y_true, call.y_pred, call.sample_weight, call.mask
+            )
         ]
         return sum(values[1:], start=values[0])
 
-    def evaluate(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        reduction: str | None,
-        sample_weight: Any = None,
-        mask: Any = None,
-        upstream: Any = 1.0,
-        wrt: Wrt | None = None,
-        out: Any = None,
-        check: bool = False,
-    ) -> tuple[Any, Any, Any]:
-        if (elsewhere := front_end(y_pred)) is not None:
-            return elsewhere.evaluate(
-                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check
-            )
+    def compute(self, place: Host, call: Call) -> tuple[Any, Any, Any]:
+        wrt, out, y_true = call.wrt, call.out, call.y_true
         if wrt in ("y_true", "both"):
             raise ValueError(f"wrt: sliced losses have a gradient of y_pred alone, got {wrt!r}")
-        y_pred = predictions(y_pred)
+        y_pred = place.predictions(call.y_pred)
         if out is not None:
-            _core.check_out(out, y_pred)
-        grad = None if wrt is None else _core.empty(y_pred.shape, y_pred.dtype)
-        if not isinstance(upstream, (int, float)) and not hasattr(upstream, "dtype"):
-            upstream = np.asarray(upstream)
-        value: Any = None
-        for weight, loss, where, given in self.each(y_true, y_pred, sample_weight, mask):
-            own = {"weight": loss._own_weight(given["y_true"])} if loss._weighs else {}
-            v, _, _ = loss._plan.evaluate(
-                given["y_true"], given["y_pred"], loss.reduction, given["sample_weight"],
-                given["mask"], weight * upstream, wrt, None if grad is None else grad[where], **own,
-            )  # fmt: skip
-            value = add_values(value, weight, v)
+            place.check_out(out, y_pred)
+        if y_true is not None and not isinstance(y_true, tuple):
+            y_true = place.real_numbers(y_true, "y_true")
+        upstream = place.number_or_array(call.upstream, "upstream")
+        grad = None if wrt is None else place.empty(y_pred.shape, y_pred.dtype)
         if grad is not None and self.allow_gaps:
-            np.copyto(grad, 0, where=self.gaps(y_pred.shape))
+            grad[...] = 0
+        value: Any = None
+        for weight, loss, where, given in self.each(y_true, y_pred, call.sample_weight, call.mask):
+            part = Call(
+                **given,
+                reduction=loss.reduction,
+                upstream=weight * upstream,
+                wrt=wrt,
+                out=None if grad is None else grad[where],
+                check=call.check,
+                weight=loss._own_weight(given["y_true"]) if loss._weighs else None,
+            )
+            value = add_values(value, weight, loss._plan.evaluate(part)[0])
         # Not before, because a later part may raise, and out may lie over an input.
         if out is not None:
             out[...] = grad

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from fastloss._evaluate import (
     REDUCTIONS,
     Array,
+    Call,
     Plan,
     Wrt,
     check_reduction,
@@ -139,12 +141,15 @@ class Loss(Summable):
             self._check_arrays(arrays)
         if self.dtype is not None:
             y_pred = self._cast(y_pred)
-        if self._weighs:
-            arrays["weight"] = self._own_weight(y_true)
-        # By position, because that is the fastest call.
-        return self._plan.evaluate(
-            y_true, y_pred, self.reduction, sample_weight, mask, 1.0, None, None, check, **arrays
-        )[0]
+        weight = self._own_weight(y_true) if self._weighs else None
+        done = self._plan.run(
+            y_true, y_pred, REDUCTIONS[self.reduction], sample_weight, mask, 1.0, None, None,
+            weight if weight is None or type(weight) is tuple else (weight,),
+        )  # fmt: skip
+        if done is None:
+            call = Call(y_true, y_pred, self.reduction, sample_weight, mask)
+            done = self._plan.evaluate(call._replace(check=check, weight=weight, arrays=arrays))
+        return done[0]
 
     def value_and_grad(
         self,
@@ -196,12 +201,19 @@ class Loss(Summable):
             self._check_arrays(arrays)
         if self.dtype is not None:
             y_pred = self._cast(y_pred)
-        if self._weighs:
-            arrays["weight"] = self._own_weight(y_true)
-        value, grad_pred, grad_true = self._plan.evaluate(
-            y_true, y_pred, self.reduction, sample_weight, mask, upstream, wrt, out, check,
-            **arrays,
+        weight = self._own_weight(y_true) if self._weighs else None
+        done = self._plan.run(
+            y_true, y_pred, REDUCTIONS[self.reduction], sample_weight, mask, upstream, wrt, out,
+            weight if weight is None or type(weight) is tuple else (weight,),
         )  # fmt: skip
+        if done is None:
+            done = self._plan.evaluate(
+                Call(
+                    y_true, y_pred, self.reduction, sample_weight, mask, upstream, wrt, out, check,
+                    weight, arrays,
+                )
+            )  # fmt: skip
+        value, grad_pred, grad_true = done
         if wrt == "both":
             return value, (grad_pred, grad_true)
         return value, grad_pred if wrt == "y_pred" else grad_true
@@ -357,9 +369,21 @@ def make_function(
     names = arrays + [p.name for p in spec.parameters]
     default_plan = kept_plan(spec, {})
 
+    # One look-up for options that were given before, in the same words.
+    @functools.lru_cache(maxsize=64, typed=True)
+    def plan_of(*args: Any, **kwargs: Any) -> Plan:
+        return kept_plan(spec, assign_arguments(spec, names, args, kwargs))
+
     def function(y_true: Any, y_pred: Any, *args: Any, **kwargs: Any) -> Any:
         if not args and not kwargs:
             return call(default_plan, y_true, y_pred)
+        if not arrays and "check" not in kwargs:
+            try:
+                plan = plan_of(*args, **kwargs)
+            except TypeError:  # something has no hash, or a wrong type, which is told below
+                plan = None
+            if plan is not None:
+                return call(plan, y_true, y_pred)
         more = {"check": kwargs.pop("check")} if takes_check and "check" in kwargs else {}
         given = assign_arguments(spec, names, args, kwargs)
         more |= {name: given.pop(name) for name in arrays if name in given}

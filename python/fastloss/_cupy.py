@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastloss import _core
-from fastloss._evaluate import REDUCTIONS, GridPlan, Plan, Wrt, integer_labels, is_on_gpu
+from fastloss._evaluate import REDUCTIONS, Call, GridPlan, Plan, integer_labels, is_on_gpu
 from fastloss._samples import BatchPlan, Host, Samples, ctc_label_length, ctc_logit_length
 from fastloss._sum import SumPlan
 
@@ -285,53 +285,36 @@ def cast(y_pred: Any, dtype: str) -> Any:
     return predictions(y_pred).astype(dtype, copy=False)
 
 
-def evaluate(
-    plan: Plan,
-    y_true: Any,
-    y_pred: Any,
-    reduction: str | None,
-    sample_weight: Any = None,
-    mask: Any = None,
-    upstream: Any = 1.0,
-    wrt: Wrt | None = None,
-    out: Any = None,
-    check: bool = False,
-    weight: Any = None,
-    **arrays: Any,
-) -> tuple[Any, Any, Any]:
+def evaluate(plan: Plan, call: Call) -> tuple[Any, Any, Any]:
     """For GPU arrays what `Plan.evaluate` gives for arrays of the host.
 
     The reduced value is an array without dimensions, so that nothing waits for it.
     """
     kernels()
     cp = _cupy()
-    y_pred = predictions(y_pred)
+    y_pred = predictions(call.y_pred)
     device = y_pred.device.id
-    if isinstance(plan, SumPlan):  # the kernels of GPUs do one loss at a time
-        if out is not None:
-            _check_out(out, y_pred)
-        with cp.cuda.Device(device):
-            return plan.by_terms(
-                y_true, y_pred, sample_weight, mask, upstream, wrt, out, check, arrays
-            )
-    if isinstance(plan, BatchPlan):
-        if weight is not None:
-            arrays["weight"] = _number_on_gpu(weight)
-        with cp.cuda.Device(device):
-            place = _Gpu(device, check)
-            factors = (_number_on_gpu(sample_weight), _number_on_gpu(mask))
-            return plan.compute(
-                place, y_true, y_pred, reduction, *factors, upstream, wrt, out, **arrays
-            )
-    if not isinstance(plan, GridPlan):
-        raise TypeError(f"y_pred: {plan.name} does not take GPU arrays, only NumPy's")
-    compiled = _device_plan(plan)
+    y_true, out, wrt = call.y_true, call.out, call.wrt
     with cp.cuda.Device(device):
+        if isinstance(plan, SumPlan):  # the kernels of GPUs do one loss at a time
+            if out is not None:
+                _check_out(out, y_pred)
+            return plan.by_terms(call._replace(y_pred=y_pred))
+        sample_weight, mask, weight = map(
+            _number_on_gpu, (call.sample_weight, call.mask, call.weight)
+        )
+        if isinstance(plan, BatchPlan):
+            on_gpu = call._replace(
+                y_pred=y_pred, sample_weight=sample_weight, mask=mask, weight=weight
+            )
+            return plan.compute(_Gpu(device, call.check), on_gpu)
+        assert isinstance(plan, GridPlan)
+        compiled = _device_plan(plan)
         y_true = y_pred if plan.ignores(y_true) else _real_numbers(y_true, "y_true", device)
         if sample_weight is not None:
-            sample_weight = _real_numbers(_number_on_gpu(sample_weight), "sample_weight", device)
+            sample_weight = _real_numbers(sample_weight, "sample_weight", device)
         if weight is not None:
-            weight = _real_numbers(_number_on_gpu(weight), "weight", device)
+            weight = _real_numbers(weight, "weight", device)
             if sample_weight is not None and sample_weight.ndim not in (0, weight.ndim):
                 raise ValueError(
                     "sample_weight: expected as many dimensions as the loss's own weight has on a "
@@ -339,8 +322,9 @@ def evaluate(
                 )
             sample_weight = weight if sample_weight is None else weight * sample_weight
         if mask is not None:
-            mask = _real_numbers(_number_on_gpu(mask), "mask", device)
+            mask = _real_numbers(mask, "mask", device)
             mask = mask if mask.dtype.kind == "b" else mask != 0
+        upstream = call.upstream
         if is_on_gpu(upstream):
             upstream = _real_numbers(upstream, "upstream", device)
         elif isinstance(upstream, (numbers.Real, np.generic)):
@@ -357,14 +341,14 @@ def evaluate(
             grad_pred = out if fills_out else cp.empty(y_pred.shape, y_pred.dtype)
         if wrt in ("y_true", "both"):
             grad_true = cp.empty(y_true.shape, y_pred.dtype)
-        if check and plan.spec.labels == "integer":
+        if call.check and plan.spec.labels == "integer":
             on_host = (None if a is None else cp.asnumpy(a) for a in (sample_weight, mask))
             plan.compiled.check_labels(cp.asnumpy(y_true), y_pred.shape, *on_host)
         results = _Results(device)
         compiled.compiled.run(
             _described(y_true),
             _described(y_pred),
-            REDUCTIONS[reduction],
+            REDUCTIONS[call.reduction],
             _described_or_none(sample_weight),
             _described_or_none(mask),
             upstream if isinstance(upstream, float) else _described(upstream),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -33,10 +34,29 @@ _CUDA_MEMORY = (2, 13)
 _KERNELS = {name: (i, params) for i, (name, *_, params) in enumerate(_core.losses())}
 
 
+class Call(NamedTuple):
+    """What a loss is called with; see ``Loss.value_and_grad``."""
+
+    y_true: Any
+    y_pred: Any
+    reduction: str | None
+    sample_weight: Any = None
+    mask: Any = None
+    upstream: Any = 1.0
+    wrt: Wrt | None = None
+    """What to differentiate with respect to, if anything."""
+    out: Any = None
+    check: bool = False
+    weight: Any = None
+    """The own weight of the loss; of a sum, a tuple with one for each term."""
+    arrays: Mapping[str, Any] = MappingProxyType({})
+    """What the kind of loss takes beside these."""
+
+
 class FrontEnd(NamedTuple):
     """What computes losses of arrays that are not NumPy's."""
 
-    evaluate: Callable[..., tuple[Any, Any, Any]]  # `Plan.evaluate`, with the plan first
+    evaluate: Callable[[Plan, Call], tuple[Any, Any, Any]]
     cast: Callable[[Any, str], Any]  # y_pred in another dtype
 
 
@@ -92,6 +112,11 @@ class Plan:
     uses_target: bool
     arrays: tuple[str, ...]
     """What a call may take beside y_true and y_pred."""
+    run: Callable[..., tuple[Any, Any, Any] | None] = staticmethod(lambda *_: None)
+    """`evaluate` for arguments that compiled kernels take as they are, those of ``_core.Plan.run``.
+
+    None where they do not. Because they come one by one, this is the fastest call.
+    """
 
     def __init__(self, spec: LossSpec, given: dict[str, Any]) -> None:
         self.spec = spec
@@ -109,15 +134,8 @@ class Plan:
         """Whether y_true is missing, and nobody looks at it."""
         return y_true is None and not self.uses_target
 
-    def evaluate(
-        self, y_true: Any, y_pred: Any, *args: Any, **kwargs: Any
-    ) -> tuple[Any, Array | None, Array | None]:
-        """The reduced value (or the values), and the gradients asked for by ``wrt``.
-
-        See ``Loss.value_and_grad`` for the arguments: ``reduction``, ``sample_weight``, ``mask``,
-        ``upstream``, ``wrt``, ``out``, ``check``, and the arrays of the kind of loss. ``weight`` is
-        the own weight of the loss; of a sum in one pass, a tuple with one for each term.
-        """
+    def evaluate(self, call: Call) -> tuple[Any, Any, Any]:
+        """The reduced value (or the values), and the gradients asked for by ``call.wrt``."""
         raise NotImplementedError
 
 
@@ -126,41 +144,32 @@ class CompiledPlan(Plan):
 
     compiled: _core.Plan
 
-    def evaluate(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        reduction: str | None,
-        sample_weight: Any = None,
-        mask: Any = None,
-        upstream: Any = 1.0,
-        wrt: Wrt | None = None,
-        out: Array | None = None,
-        check: bool = False,
-        weight: Any = None,
-    ) -> tuple[Any, Array | None, Array | None]:
-        how, run = REDUCTIONS[reduction], self.compiled.run
-        own = weight if weight is None or type(weight) is tuple else (weight,)
-        result = run(y_true, y_pred, how, sample_weight, mask, upstream, wrt, out, own)
-        if result is None:
-            if elsewhere := front_end(y_pred):
-                return elsewhere.evaluate(
-                    self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check,
-                    **({} if weight is None else {"weight": weight}),
-                )  # fmt: skip
-            y_pred = predictions(y_pred)
-            y_true = y_pred if self.ignores(y_true) else real_numbers(y_true, "y_true")
-            if sample_weight is not None:
-                sample_weight = real_numbers(sample_weight, "sample_weight")
-            if mask is not None:
-                mask = real_numbers(mask, "mask")
-                mask = mask if mask.dtype == bool else mask != 0
-            if type(upstream) is not float:
-                upstream = real_numbers(upstream, "upstream")
-            if own is not None:
-                own = tuple(None if w is None else real_numbers(w, "weight") for w in own)
-            result = run(y_true, y_pred, how, sample_weight, mask, upstream, wrt, out, own)
-            assert result is not None
+    def _take(self, compiled: _core.Plan) -> None:
+        self.compiled, self.run = compiled, compiled.run
+
+    def evaluate(self, call: Call) -> tuple[Any, Array | None, Array | None]:
+        if elsewhere := front_end(call.y_pred):
+            return elsewhere.evaluate(self, call)
+        y_pred = predictions(call.y_pred)
+        y_true = y_pred if self.ignores(call.y_true) else real_numbers(call.y_true, "y_true")
+        sample_weight, mask, upstream, own = (
+            call.sample_weight, call.mask, call.upstream, call.weight,
+        )  # fmt: skip
+        if sample_weight is not None:
+            sample_weight = real_numbers(sample_weight, "sample_weight")
+        if mask is not None:
+            mask = real_numbers(mask, "mask")
+            mask = mask if mask.dtype == bool else mask != 0
+        if type(upstream) is not float:
+            upstream = real_numbers(upstream, "upstream")
+        if own is not None:
+            own = own if type(own) is tuple else (own,)
+            own = tuple(None if w is None else real_numbers(w, "weight") for w in own)
+        how = REDUCTIONS[call.reduction]
+        result = self.run(
+            y_true, y_pred, how, sample_weight, mask, upstream, call.wrt, call.out, own
+        )
+        assert result is not None
         return result
 
     def axes(self, ndim: int) -> list[int]:
@@ -195,7 +204,7 @@ class GridPlan(CompiledPlan):
             product = np.prod(np.broadcast_arrays(*given), axis=0)
             target_weight = product.reshape(-1).tolist()
         axis = p.get("axis", -1)
-        self.compiled = _core.Plan(
+        compiled = _core.Plan(
             index,
             [np.nan if known[n] is None else float(known[n]) for n in names],
             [axis] if isinstance(axis, int) else axis,
@@ -205,7 +214,8 @@ class GridPlan(CompiledPlan):
             p.get("ignore_class"),
             any(isinstance(w, tuple) for w in given),
         )
-        self.compiled.warn_of_one_class(spec.kind == "row" and "label_smoothing" in p)
+        compiled.warn_of_one_class(spec.kind == "row" and "label_smoothing" in p)
+        self._take(compiled)
 
 
 def front_end(y_pred: Any) -> FrontEnd | None:

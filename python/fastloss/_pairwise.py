@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastloss._evaluate import GridPlan, Wrt
+from fastloss._evaluate import Call, GridPlan
 from fastloss._registry import LossSpec
 from fastloss._samples import BatchPlan, Host, Samples, compute_type
 
@@ -27,31 +27,19 @@ class PairwisePlan(BatchPlan):
             raise ValueError(f"y_pred: expected shape (samples, features), got {ndim} dimensions")
         return [1]
 
-    def compute(
-        self,
-        place: Host,
-        y_true: Any,
-        y_pred: Any,
-        reduction: str | None,
-        sample_weight: Any,
-        mask: Any,
-        upstream: Any,
-        wrt: Wrt | None,
-        out: Any,
-        ref_labels: Any = None,
-        ref_embeddings: Any = None,
-        weight: Any = None,
-    ) -> tuple[Any, Any, Any]:
+    def compute(self, place: Host, call: Call) -> tuple[Any, Any, Any]:
         xp = place.xp
-        given = place.predictions(y_pred)
+        out, wrt, ref_labels = call.out, call.wrt, call.arrays.get("ref_labels")
+        ref_embeddings = call.arrays.get("ref_embeddings")
+        given = place.predictions(call.y_pred)
         self.axes(given.ndim)
         if out is not None:
             place.check_out(out, given)
         n = given.shape[0]
-        samples = Samples(place, n, reduction, sample_weight, mask, upstream, weight)
+        samples = Samples(place, n, call)
         embeddings = given.astype(compute_type(given), copy=False)
         reference = _reference(place, ref_embeddings, embeddings)
-        labels = _labels(place, y_true, "y_true", n)
+        labels = _labels(place, call.y_true, "y_true", n)
         others = labels
         if ref_labels is not None:
             others = _labels(place, ref_labels, "ref_labels", reference.shape[0])
@@ -65,10 +53,10 @@ class PairwisePlan(BatchPlan):
             return xp.empty(0, embeddings.dtype), None if wrt is None else grad, None
 
         similarity = embeddings @ reference.T
+        pairs = membership(xp, labels, others, self.parameters["remove_diagonal"])
         losses, pull, _ = self.rows.evaluate(
-            membership(xp, labels, others, self.parameters["remove_diagonal"]), similarity,
-            reduction=None, wrt=wrt, out=None if wrt is None else similarity,
-        )  # fmt: skip
+            Call(pairs, similarity, None, wrt=wrt, out=None if wrt is None else similarity)
+        )
         broken = place.broken(labels)
         if broken is not None:
             losses = xp.where(broken, np.nan, losses).astype(losses.dtype, copy=False)

@@ -10,8 +10,8 @@ from fastloss import _core
 from fastloss._evaluate import (
     REDUCTIONS,
     Array,
+    Call,
     Plan,
-    Wrt,
     fit_weight,
     front_end,
     integer_labels,
@@ -101,64 +101,36 @@ def ctc_logit_length(shape: tuple[int, ...], given: Array | None) -> Array:
 
 
 class BatchPlan(Plan):
-    """A loss of a batch. One formula in arrays serves the host and GPUs: `compute`."""
+    """A loss computed from several arrays, once for the host and for GPUs: `compute`."""
 
-    def evaluate(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        reduction: str | None,
-        sample_weight: Any = None,
-        mask: Any = None,
-        upstream: Any = 1.0,
-        wrt: Wrt | None = None,
-        out: Any = None,
-        check: bool = False,
-        **arrays: Any,
-    ) -> tuple[Any, Any, Any]:
-        if elsewhere := front_end(y_pred):
-            return elsewhere.evaluate(
-                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check,
-                **arrays,
-            )  # fmt: skip
-        return self.compute(
-            Host(), y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, **arrays
-        )
+    def evaluate(self, call: Call) -> tuple[Any, Any, Any]:
+        if elsewhere := front_end(call.y_pred):
+            return elsewhere.evaluate(self, call)
+        return self.compute(Host(), call)
 
-    def compute(
-        self, place: Host, y_true: Any, y_pred: Any, *args: Any, **arrays: Any
-    ) -> tuple[Any, Any, Any]:
-        """What `evaluate` returns, for arguments in its order whose arrays are in one place."""
+    def compute(self, place: Host, call: Call) -> tuple[Any, Any, Any]:
+        """What `evaluate` returns, for arrays that are all in one place."""
         raise NotImplementedError
 
 
 class Samples:
     """The factors of ``n`` samples: what they weigh, which of them count, what flows back."""
 
-    def __init__(
-        self,
-        place: Host,
-        n: int,
-        reduction: str | None,
-        sample_weight: Any,
-        mask: Any,
-        upstream: Any,
-        own_weight: Any = None,
-    ) -> None:
+    def __init__(self, place: Host, n: int, call: Call) -> None:
         self.n, self.place = n, place
         # As in Keras, an empty batch of values comes back as it is.
-        self.reduction = REDUCTIONS[reduction] if n else 0
-        self.weight = self._fit(sample_weight, "sample_weight")
-        own = self._fit(own_weight, "weight")
+        self.reduction = REDUCTIONS[call.reduction] if n else 0
+        self.weight = self._fit(call.sample_weight, "sample_weight")
+        own = self._fit(call.weight, "weight")
         if own is not None:
             xp, own = place.xp, own.astype(np.float64)
             product = own if self.weight is None else self.weight.astype(np.float64) * own
             hidden = own == 0 if self.weight is None else (own == 0) | (self.weight == 0)
             self.weight = xp.where(hidden, 0.0, product)
-        self.mask = self._fit(mask, "mask")
+        self.mask = self._fit(call.mask, "mask")
         if self.mask is not None:
             self.mask = self.mask != 0
-        self.upstream = self._fit_upstream(upstream)
+        self.upstream = self._fit_upstream(call.upstream)
 
     def _fit(self, given: Any, argument: str) -> Any:
         if given is None:

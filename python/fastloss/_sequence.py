@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastloss._evaluate import Wrt
+from fastloss._evaluate import Call
 from fastloss._samples import BatchPlan, Host, Samples
 
 
@@ -18,25 +18,12 @@ class SequencePlan(BatchPlan):
             )
         return [1, 2]
 
-    def compute(
-        self,
-        place: Host,
-        y_true: Any,
-        y_pred: Any,
-        reduction: str | None,
-        sample_weight: Any,
-        mask: Any,
-        upstream: Any,
-        wrt: Wrt | None,
-        out: Any,
-        label_length: Any = None,
-        logit_length: Any = None,
-        weight: Any = None,
-    ) -> tuple[Any, Any, Any]:
-        logits = place.predictions(y_pred)
+    def compute(self, place: Host, call: Call) -> tuple[Any, Any, Any]:
+        out = call.out
+        logits = place.predictions(call.y_pred)
         self.axes(logits.ndim)
         batch, _, classes = logits.shape
-        labels = place.integers(y_true, "y_true")
+        labels = place.integers(call.y_true, "y_true")
         if labels.ndim != 2 or labels.shape[0] != batch:
             raise ValueError(
                 f"y_true: expected shape ({batch}, labels) for y_pred of shape {logits.shape}, got "
@@ -45,12 +32,14 @@ class SequencePlan(BatchPlan):
         if out is not None:
             place.check_out(out, logits)
         blank = self._blank(classes)
-        label_length = _length(place, label_length, "label_length", batch)
-        logit_length = _length(place, logit_length, "logit_length", batch)
-        samples = Samples(place, batch, reduction, sample_weight, mask, upstream, weight)
+        label_length, logit_length = (
+            _length(place, call.arrays.get(name), name, batch)
+            for name in ("label_length", "logit_length")
+        )
+        samples = Samples(place, batch, call)
 
         grad = None
-        if wrt is not None:
+        if call.wrt is not None:
             # The kernel reads a frame before it writes its gradient, so the logits will do.
             read = (logits, labels, label_length, logit_length, samples.weight)
             in_place = out is not None and all(

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastloss import _core
-from fastloss._evaluate import CompiledPlan, GridPlan, Plan, Wrt, front_end, predictions
+from fastloss._evaluate import Call, CompiledPlan, GridPlan, Plan, front_end, predictions
 
 Terms: TypeAlias = tuple[tuple[float, Any], ...]
 """Losses of any front end, or `Term`, each with its coefficient."""
@@ -73,6 +73,11 @@ def add_values(total: Any, coefficient: float, value: Any) -> Any:
     return total + scaled
 
 
+def _arrays_of(loss: Any, call: Call) -> dict[str, Any]:
+    """Those of the arrays of a call that the loss takes."""
+    return {name: a for name, a in call.arrays.items() if name in loss._plan.arrays}
+
+
 class SumPlan(Plan):
     """Losses of the same arrays, each times its coefficient, added up."""
 
@@ -88,34 +93,18 @@ class SumPlan(Plan):
         plan: Plan = self.terms[0][1]._plan
         return plan.axes(ndim)
 
-    def term_values(self, y_true: Any, y_pred: Any, **given: Any) -> Any:
+    def term_values(self, call: Call) -> Any:
         """The sum of what the losses return, for arrays that differentiate themselves."""
-        factors = {name: given.pop(name) for name in ("sample_weight", "mask")}
-        self.check_arrays(given)
-        values = []
-        for coefficient, loss in self.terms:
-            own = {name: given[name] for name in loss._plan.arrays if name in given}
-            values.append(coefficient * loss(y_true, y_pred, **factors, **own))
+        factors = {"sample_weight": call.sample_weight, "mask": call.mask}
+        values = [
+            c * loss(call.y_true, call.y_pred, **factors, **_arrays_of(loss, call))
+            for c, loss in self.terms
+        ]
         return sum(values[1:], start=values[0])
 
-    def check_arrays(self, arrays: dict[str, Any]) -> None:
-        if unknown := arrays.keys() - set(self.arrays):
-            raise TypeError(f"{min(unknown)}: no term of the sum takes such an array")
-
-    def by_terms(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        sample_weight: Any,
-        mask: Any,
-        upstream: Any,
-        wrt: Wrt | None,
-        out: Any,
-        check: bool,
-        arrays: dict[str, Any],
-    ) -> tuple[Any, Any, Any]:
+    def by_terms(self, call: Call) -> tuple[Any, Any, Any]:
         """One term after the other; the gradient of each is added to that of those before."""
-        self.check_arrays(arrays)
+        y_pred, upstream, wrt = call.y_pred, call.upstream, call.wrt
         stored = y_pred.dtype
         if stored.itemsize == 2:  # rounded once, as if in one pass
             y_pred = y_pred.astype(np.float32)
@@ -125,16 +114,19 @@ class SumPlan(Plan):
         gradients: dict[str, Any] = {}
         for coefficient, loss in self.terms:
             plan = loss._plan
-            own = {name: arrays[name] for name in plan.arrays if name in arrays}
-            if loss._weighs:
-                own["weight"] = loss._own_weight(y_true)
             asked = wrt
             if not plan.uses_target and self.uses_target:  # it adds nothing to that of y_true
                 asked = "y_pred" if wrt in ("y_pred", "both") else None
-            v, *found = plan.evaluate(
-                y_true, y_pred, loss.reduction, sample_weight, mask, coefficient * upstream, asked,
-                None, check, **own,
-            )  # fmt: skip
+            term = call._replace(
+                y_pred=y_pred,
+                reduction=loss.reduction,
+                upstream=coefficient * upstream,
+                wrt=asked,
+                out=None,
+                weight=loss._own_weight(call.y_true) if loss._weighs else None,
+                arrays=_arrays_of(loss, call),
+            )
+            v, *found = plan.evaluate(term)
             value = add_values(value, coefficient, v)
             for name, gradient in zip(("y_pred", "y_true"), found, strict=True):
                 if gradient is None:
@@ -147,9 +139,9 @@ class SumPlan(Plan):
             None if name not in gradients else gradients[name].astype(stored, copy=False)
             for name in ("y_pred", "y_true")
         )
-        if out is not None:
-            out[...] = grad_pred
-            grad_pred = out
+        if call.out is not None:
+            call.out[...] = grad_pred
+            grad_pred = call.out
         return value, grad_pred, grad_true
 
 
@@ -158,9 +150,8 @@ class FusedSum(SumPlan, CompiledPlan):
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)
-        self.compiled = _core.Plan(
-            [(c, loss._plan.compiled) for c, loss in terms if isinstance(loss._plan, CompiledPlan)]
-        )
+        plans = [(c, loss._plan) for c, loss in terms]
+        self._take(_core.Plan([(c, p.compiled) for c, p in plans if isinstance(p, CompiledPlan)]))
 
     @classmethod
     def of_plans(cls, coefficients: Sequence[float], plans: Sequence[GridPlan]) -> FusedSum:
@@ -171,28 +162,13 @@ class FusedSum(SumPlan, CompiledPlan):
 class TermByTerm(SumPlan):
     """A sum with a term that is no loss of a grid: each takes its own passes over memory."""
 
-    def evaluate(
-        self,
-        y_true: Any,
-        y_pred: Any,
-        reduction: str | None,
-        sample_weight: Any = None,
-        mask: Any = None,
-        upstream: Any = 1.0,
-        wrt: Wrt | None = None,
-        out: Any = None,
-        check: bool = False,
-        **arrays: Any,
-    ) -> tuple[Any, Any, Any]:
-        if (elsewhere := front_end(y_pred)) is not None:
-            return elsewhere.evaluate(
-                self, y_true, y_pred, reduction, sample_weight, mask, upstream, wrt, out, check,
-                **arrays,
-            )  # fmt: skip
-        y_pred = predictions(y_pred)
-        if out is not None:
-            _core.check_out(out, y_pred)
-        return self.by_terms(y_true, y_pred, sample_weight, mask, upstream, wrt, out, check, arrays)
+    def evaluate(self, call: Call) -> tuple[Any, Any, Any]:
+        if (elsewhere := front_end(call.y_pred)) is not None:
+            return elsewhere.evaluate(self, call)
+        y_pred = predictions(call.y_pred)
+        if call.out is not None:
+            _core.check_out(call.out, y_pred)
+        return self.by_terms(call._replace(y_pred=y_pred))
 
 
 def make_sum(terms: Terms) -> SumPlan:

@@ -10,14 +10,18 @@ from typing import Any
 
 from fastloss._algebra import Combination, Sliced, sliced
 from fastloss._build import Loss, class_members, get_spec, make_function
-from fastloss._evaluate import Plan
+from fastloss._evaluate import Call, Plan
 from fastloss._registry import REGISTRY
 
 __all__ = ["Combination", "Loss", "Sliced", "get", "sliced"]
 
 
 def _per_sample(plan: Plan, y_true: Any, y_pred: Any, **arrays: Any) -> Any:
-    return plan.evaluate(y_true, y_pred, None, **arrays)[0]
+    check = arrays.pop("check", False)
+    done = plan.run(y_true, y_pred, 0, None, None, 1.0, None, None, None)
+    if done is None:
+        done = plan.evaluate(Call(y_true, y_pred, None, check=check, arrays=arrays))
+    return done[0]
 
 
 for _spec in REGISTRY:

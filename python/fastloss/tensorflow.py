@@ -21,12 +21,13 @@ except ImportError as error:
     ) from error
 from tensorflow.python.eager import forwardprop_util, record
 
+from fastloss._algebra import SlicedPlan
 from fastloss._build import make_function
-from fastloss._evaluate import CompiledPlan, Plan, Wrt
+from fastloss._evaluate import Call, CompiledPlan, Plan, Wrt
 from fastloss._pairwise import PairwisePlan
 from fastloss._registry import REGISTRY
 from fastloss._sequence import SequencePlan
-from fastloss._sum import SumPlan
+from fastloss._sum import SumPlan, TermByTerm
 from fastloss._tensorflow_ops import (
     Operation,
     Output,
@@ -434,57 +435,41 @@ def cast(y_pred: Any, dtype: str) -> Any:
 
 
 @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
-def evaluate(
-    plan: Plan,
-    y_true: Any,
-    y_pred: Any,
-    reduction: str | None,
-    sample_weight: Any = None,
-    mask: Any = None,
-    upstream: Any = 1.0,
-    wrt: Wrt | None = None,
-    out: None = None,
-    check: bool = False,
-    **arrays: Any,
-) -> tuple[Any, Any, Any]:
+def evaluate(plan: Plan, call: Call) -> tuple[Any, Any, Any]:
     """For tensors what `Plan.evaluate` gives for arrays; the kernels check labels in any case."""
-    if out is not None:
+    if call.out is not None:
         raise TypeError("out: tensors cannot be written to; expected None")
 
     def loss(y_true: Any, y_pred: Any) -> Any:
-        return _value(plan, y_true, y_pred, reduction, sample_weight, mask, dict(arrays))
+        return _value(plan, call._replace(y_true=y_true, y_pred=y_pred))
 
-    if wrt is None:
-        return loss(y_true, y_pred), None, None
-    return value_and_gradients(loss, y_true, y_pred, upstream, wrt)
+    if call.wrt is None:
+        return loss(call.y_true, call.y_pred), None, None
+    return value_and_gradients(loss, call.y_true, call.y_pred, call.upstream, call.wrt)
 
 
-def _value(
-    plan: Plan,
-    y_true: Any,
-    y_pred: Any,
-    reduction: str | None,
-    sample_weight: Any,
-    mask: Any,
-    arrays: dict[str, Any],
-) -> Any:
-    factors = {"sample_weight": sample_weight, "mask": mask}
-    if hasattr(plan, "term_values") and not isinstance(plan, CompiledPlan):
-        return plan.term_values(y_true, y_pred, **factors, **arrays)
-    own = arrays.pop("weight", None)
+def _value(plan: Plan, call: Call) -> Any:
+    y_true, y_pred, mask = call.y_true, call.y_pred, call.mask
+    if isinstance(plan, (SlicedPlan, TermByTerm)):
+        return plan.term_values(call)
     if isinstance(plan, CompiledPlan):
-        weights = own if isinstance(own, tuple) else (own,)
+        weights = call.weight if isinstance(call.weight, tuple) else (call.weight,)
         arrays = {f"weight{k}": w for k, w in enumerate(weights) if w is not None}
-        return fused_loss(plan, y_true, y_pred, reduction=reduction, **factors, **arrays)
+        return fused_loss(
+            plan, y_true, y_pred, reduction=call.reduction, sample_weight=call.sample_weight,
+            mask=mask, **arrays,
+        )  # fmt: skip
     from fastloss._keras_functions import reduce_losses
 
-    values = per_sample(plan, y_true, y_pred, **arrays)
-    if own is not None:
-        sample_weight = _product(plan, tf.convert_to_tensor(y_pred), own, sample_weight)
+    values = per_sample(plan, y_true, y_pred, **call.arrays)
+    sample_weight = call.sample_weight
+    if call.weight is not None:
+        y_pred = tf.convert_to_tensor(y_pred)
+        sample_weight = _product(plan, y_pred, call.weight, sample_weight)
     if isinstance(plan, PairwisePlan):  # the mean is over the samples with a loss; a NaN is one
         counts = values != 0
         mask = counts if mask is None else tf.logical_and(counts, tf.cast(mask, tf.bool))
-    return reduce_losses(values, sample_weight, mask, reduction, values.dtype)
+    return reduce_losses(values, sample_weight, mask, call.reduction, values.dtype)
 
 
 for _spec in REGISTRY:
