@@ -281,6 +281,28 @@ def test_function_that_was_traced_before_xla_compiles_it(rng: Any) -> None:
     same_bits([outer(t, p), plain(t, p)], [value, value])
 
 
+def test_compiled_calls_in_a_row_look_at_their_own_arrays(rng: Any) -> None:
+    # What was fitted for a call is kept for the next one, which brings other arrays.
+    loss = fk.SparseCategoricalCrossentropy(from_logits=True)
+
+    def step(t: Any, p: Any, w: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(p)
+            value = loss(t, p, sample_weight=w)
+        return value, tape.gradient(value, p)
+
+    xla, kept = compiled(step), []
+    for n in (3, 3, 423, 3, 3):
+        t, w = rng.integers(0, 5, n), rng.random(n).astype("f4")
+        inputs = [tf.constant(x) for x in (t, rng.normal(size=(n, 5)).astype("f4"), w)]
+        kept.append(inputs)  # so that their memory is not given to the next
+        agree(xla(*inputs), step(*inputs))
+    inputs[0] = tf.constant([0, 7, 1])
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"y_true\[1\]: .* got 7"):
+        xla(*inputs)
+    agree(xla(*kept[0]), step(*kept[0]))
+
+
 # ---- passes ----
 
 
