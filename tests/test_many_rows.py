@@ -47,10 +47,18 @@ def weights(shape: Any, rng: Any) -> tuple[Any, Any]:
 
 
 def check(
-    spec: LossSpec, options: dict[str, Any], shape: Any, dtype: Any, rng: Any, reduction: Any
+    spec: LossSpec,
+    options: dict[str, Any],
+    shape: Any,
+    dtype: Any,
+    rng: Any,
+    reduction: Any,
+    nonzero: float = 1.0,
 ) -> None:
     options = resolved(spec, options, shape)
     t, p = draw(spec, options, shape, dtype, rng)
+    if nonzero < 1:
+        t = np.where(rng.random(shape) < nonzero, t, -0.0).astype(t.dtype)
     (axis,) = loss_axes(spec, options, len(shape))
     rows = tuple(n for d, n in enumerate(shape) if d != axis)
     weight, mask = weights(rows, rng)
@@ -100,6 +108,41 @@ def test_class_axis_anywhere_is_the_oracles(
     if "axis" not in {p.name for p in spec.parameters}:
         pytest.skip("takes no axis")
     check(spec, options | {"axis": 1}, shape, dtype, rng, None)
+
+
+@dtypes
+@pytest.mark.parametrize("classes", [256, 300, 1000])
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        (s, o)
+        for s, o in CASES
+        if s.name in ("categorical_crossentropy", "categorical_focal_crossentropy")
+    ],
+    ids=describe,
+)
+def test_rows_of_few_targets_are_the_oracles(
+    spec: LossSpec, options: dict[str, Any], classes: int, dtype: Any, rng: Any
+) -> None:
+    check(spec, options, (7, classes), dtype, rng, None, nonzero=2 / classes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"), [(s, o) for s, o in CASES if s.kind == "row"], ids=describe
+)
+def test_long_rows_of_a_thread_each_are_those_of_a_team(
+    spec: LossSpec, options: dict[str, Any], rng: Any
+) -> None:
+    shape = (16, 70_001)
+    options = resolved(spec, options, shape)
+    t, p = draw(spec, options, shape, np.float32, rng)
+    loss = make(spec, options, reduction=None)
+    values, gradients = loss.value_and_grad(t, p)
+    for row in (0, 15):
+        one = slice(row, row + 1)
+        value, gradient = loss.value_and_grad(t[one], p[one])
+        assert_close(values[one], value, np.float32)
+        assert_close(gradients[one], gradient, np.float32, scale=np.abs(gradient).mean())
 
 
 @pytest.mark.parametrize("name", AXES)
