@@ -92,7 +92,7 @@ $(SANITIZED): $(VENV)-%/fastloss: pyproject.toml $(SOURCES)
 	@PATH="$$PWD/$(VENV)-$*/bin:$$PATH" CXXFLAGS="-g1 $(FLAGS_$*)" \
 	  FASTLOSS_QUICK_BUILD=$(if $(filter quick,$*),ON,OFF) $(VENV)-$*/bin/python -m pip \
 	  --disable-pip-version-check install -qq --no-build-isolation --no-deps \
-	  -C build-dir=build/$* -C install.strip=false .
+	  --config-settings build-dir=build/$* --config-settings install.strip=false .
 	@mv $@.started $@
 
 test-asan: $(VENV)-asan/fastloss  ## Run the NumPy tests under the address and undefined-behaviour sanitizers.
