@@ -8,18 +8,21 @@ import numpy as np
 
 
 def circle(
-    y: Any, p: Any, *, gamma: Any = 80.0, margin: Any = 0.4, remove_diagonal: bool = True
-) -> Any:
-    """The losses of real or complex embeddings compared with each other."""
+    y: Any, p: Any, ref_labels: Any = None, ref_embeddings: Any = None, *, gamma: Any = 80.0,
+    margin: Any = 0.4, remove_diagonal: bool = True,
+) -> Any:  # fmt: skip
+    """The losses of real or complex embeddings compared with references, or with each other."""
+    others = y if ref_labels is None else ref_labels
+    references = p if ref_embeddings is None else ref_embeddings
 
     def at_least_zero(x: Any) -> Any:
         return np.where(x.real > 0, x, 0)
 
-    d = at_least_zero(1 - p @ p.T)
-    positive = y[:, None] == y
+    d = at_least_zero(1 - p @ references.T)
+    positive = y[:, None] == others
     negative = ~positive
     if remove_diagonal:
-        positive = positive & ~np.eye(len(y), dtype=bool)
+        positive = positive & ~np.eye(*positive.shape, dtype=bool)
     up = -gamma * at_least_zero(margin + d) * (margin - d)
     down = gamma * at_least_zero(1 + margin - d) * (1 - margin - d)
     losses = np.zeros(len(y), p.dtype)

@@ -21,7 +21,7 @@ struct format<float> {
   using integer = std::int32_t;
   using bits = std::uint32_t;  // wraps around where a NaN makes an exponent overflow
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
-  static constexpr integer one = 0x3f800000, sqrt_half = 0x3f3504f3;
+  static constexpr integer sqrt_half = 0x3f3504f3;
   static constexpr integer split_mask = ~0xfff;  // keeps 12 bits: products of two are exact
   static constexpr integer lift = 120;
   static constexpr float round_shift = 0x1.8p23f;
@@ -30,9 +30,10 @@ struct format<float> {
   static constexpr float expm1_min = -64.0f, expm1_max = 88.0f;
   static constexpr int relative_lift = 64;
   static constexpr float relative_min = -104.0f;
-  static constexpr int exp_terms = 7, cosh_terms = 5, log_terms = 5;
-  // Of (log(1 + f) - f + f^2 / 2) / f^3 for sqrt(1/2) <= 1 + f <= sqrt(2): least squares on
-  // Chebyshev nodes, weighted until the largest error of the logarithm was least, 0.05 units.
+  static constexpr float exp_series[] = {0.49999994f, 0.166665211f, 0.04166824f, 0.00836866442f,
+                                         0.00138228771f};
+  static constexpr float cosh_series[] = {0.5f, 0.0416667163f, 0.00138858298f, 2.53327999e-5f};
+  static constexpr float atanh_series[] = {0.666666627f, 0.400009751f, 0.284984827f, 0.242863372f};
   static constexpr float log_series[] = {0.333333313f, -0.250008196f, 0.200012267f, -0.166233569f,
                                          0.142017588f, -0.131601825f, 0.12761575f,  -0.0763449296f};
 };
@@ -42,7 +43,7 @@ struct format<double> {
   using integer = std::int64_t;
   using bits = std::uint64_t;
   static constexpr int mantissa_bits = 52, exponent_bias = 1023;
-  static constexpr integer one = 0x3ff0000000000000, sqrt_half = 0x3fe6a09e667f3bcd;
+  static constexpr integer sqrt_half = 0x3fe6a09e667f3bcd;
   static constexpr integer split_mask = ~0x7ffffff;  // keeps 26 bits
   static constexpr integer lift = 1000;
   static constexpr double round_shift = 0x1.8p52;
@@ -51,7 +52,21 @@ struct format<double> {
   static constexpr double expm1_min = -64.0, expm1_max = 709.0;
   static constexpr int relative_lift = 512;
   static constexpr double relative_min = -746.0;
-  static constexpr int exp_terms = 13, cosh_terms = 9, log_terms = 11;
+  static constexpr double exp_series[] = {
+      0.50000000000000111,   0.16666666666666444,    0.041666666666527664,  0.0083333333334784307,
+      0.0013888888944102856, 0.00019841269536089644, 2.4801492714488769e-5, 2.755756312927387e-6,
+      2.7630361878955636e-7, 2.5006716425920898e-8};
+  static constexpr double cosh_series[] = {0.5,
+                                           0.041666666666666664,
+                                           0.0013888888888889304,
+                                           2.4801587301346605e-5,
+                                           2.7557319284209476e-7,
+                                           2.0876750650198691e-9,
+                                           1.1470822862987796e-11,
+                                           4.8107139275274648e-14};
+  static constexpr double atanh_series[] = {
+      0.66666666666666663, 0.40000000000004921, 0.28571428569412594, 0.22222222606727332,
+      0.18181778375078775, 0.15386987982721079, 0.13252167902729631, 0.13234593846502171};
 };
 
 template <class T>
@@ -128,36 +143,41 @@ FASTLOSS_HD two_parts<T> multiply_exactly(T a, T b) {
 #endif
 }
 
-// Coefficients of series: of the exponential, of cosh in the square, of (atanh(s) - s) / (s / 2) in
-// the square, and of the logarithm as above.
-constexpr double inverse_factorial(int n) { return n <= 1 ? 1.0 : inverse_factorial(n - 1) / n; }
-
+// Polynomials, fitted by tools/fit_series.py:
+// (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2,
 template <class T>
 struct exponential_series {
-  static constexpr T coefficient(int k) { return T(inverse_factorial(k)); }
+  static constexpr int terms = sizeof format<T>::exp_series / sizeof(T);
+  static constexpr T coefficient(int k) { return format<T>::exp_series[k]; }
 };
+// (cosh(sqrt z) - 1) / z for z <= 1,
 template <class T>
 struct cosh_series {
-  static constexpr T coefficient(int k) { return T(inverse_factorial(2 * k)); }
+  static constexpr int terms = sizeof format<T>::cosh_series / sizeof(T);
+  static constexpr T coefficient(int k) { return format<T>::cosh_series[k]; }
 };
+// (2 atanh(s) - 2 s) / s^3 in z = s^2, and (log(1 + f) - f + f^2 / 2) / f^3, both for
+// sqrt(1/2) <= 1 + f = (1 + s) / (1 - s) <= sqrt(2).
 template <class T>
 struct atanh_series {
-  static constexpr T coefficient(int k) { return T(2.0 / (2 * k + 1)); }
+  static constexpr int terms = sizeof format<T>::atanh_series / sizeof(T);
+  static constexpr T coefficient(int k) { return format<T>::atanh_series[k]; }
 };
 template <class T>
 struct log_series {
+  static constexpr int terms = sizeof format<T>::log_series / sizeof(T);
   static constexpr T coefficient(int k) { return format<T>::log_series[k]; }
 };
 
-// The sum of coefficient(k) x^(k - First) for k from First to Last; a template rather than a loop,
-// so that every coefficient is a constant for every compiler.
-template <class Series, int First, int Last, class T>
+// The sum of coefficient(k) x^(k - First) for k from First on; a template rather than a loop, so
+// that every coefficient is a constant for every compiler.
+template <class Series, int First = 0, class T>
 FASTLOSS_HD T polynomial(T x) {
   constexpr T coefficient = Series::coefficient(First);
-  if constexpr (First == Last)
+  if constexpr (First + 1 == Series::terms)
     return coefficient;
   else
-    return polynomial<Series, First + 1, Last>(x) * x + coefficient;
+    return polynomial<Series, First + 1>(x) * x + coefficient;
 }
 
 template <class T>
@@ -166,7 +186,7 @@ FASTLOSS_HD T power_of_two(typename format<T>::integer n) {
   return bit_cast<T>(typename F::bits(n + F::exponent_bias) << F::mantissa_bits);
 }
 
-// x + tail = n ln 2 + r with |r| <= ln 2 / 2; `expm1_r` = e^r - 1 by its Taylor series.
+// x + tail = n ln 2 + r with |r| <= ln 2 / 2; `expm1_r` = e^r - 1.
 template <class T>
 struct reduced_exponential {
   typename format<T>::integer n;
@@ -181,7 +201,7 @@ FASTLOSS_HD reduced_exponential<T> reduce_exponential(T x, T tail) {
   auto n = bit_cast<typename F::integer>(shifted) - bit_cast<typename F::integer>(F::round_shift);
   T nf = shifted - F::round_shift;
   auto [r, r_lo] = add_smaller(x - nf * F::ln2_hi, tail - nf * F::ln2_lo);
-  auto [hi, lo] = add_smaller(r, r * r * polynomial<exponential_series<T>, 2, F::exp_terms>(r));
+  auto [hi, lo] = add_smaller(r, r * r * polynomial<exponential_series<T>>(r));
   return {n, {hi, lo + (r_lo + r_lo * hi)}};
 }
 
@@ -216,7 +236,7 @@ FASTLOSS_HD T exp_of_negative(T x) {
   T d = max(x, F::exp_min), shifted = d * log2e + F::round_shift;
   auto n = bit_cast<typename F::integer>(shifted) - bit_cast<typename F::integer>(F::round_shift);
   T nf = shifted - F::round_shift, r = (d - nf * F::ln2_hi) - nf * F::ln2_lo;
-  T m = T(1) + (r + r * r * polynomial<exponential_series<T>, 2, F::exp_terms>(r));
+  T m = T(1) + (r + r * r * polynomial<exponential_series<T>>(r));
   return m * power_of_two<T>(n + F::lift) * power_of_two<T>(-F::lift);
 }
 
@@ -262,7 +282,7 @@ struct relative_exponential {
     T shifted = d * log2e + F::round_shift;  // its last bits are the integer nf
     T nf = shifted - F::round_shift;
     T r = (d - nf * F::ln2_hi) - nf * F::ln2_lo;
-    T m = T(1) + (r + r * r * polynomial<exponential_series<T>, 2, F::exp_terms>(r));
+    T m = T(1) + (r + r * r * polynomial<exponential_series<T>>(r));
     T scale = bit_cast<T>(bit_cast<typename F::bits>(shifted - base) << F::mantissa_bits);
     return d < least ? T(0) : m * scale;
   }
@@ -283,7 +303,7 @@ FASTLOSS_HD T expm1(T x) {
 template <class T>
 FASTLOSS_HD T coshm1(T x) {
   T z = x * x;
-  return z * polynomial<cosh_series<T>, 1, format<T>::cosh_terms>(z);
+  return z * polynomial<cosh_series<T>>(z);
 }
 
 // x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for normal positive x.
@@ -295,9 +315,8 @@ struct reduced_logarithm {
 template <class T>
 FASTLOSS_HD reduced_logarithm<T> reduce_normal(T x) {
   using F = format<T>;
-  auto bits =
-      static_cast<typename F::integer>(bit_cast<typename F::bits>(x) + (F::one - F::sqrt_half));
-  auto k = (bits >> F::mantissa_bits) - F::exponent_bias;
+  auto bits = static_cast<typename F::integer>(bit_cast<typename F::bits>(x) - F::sqrt_half);
+  auto k = bits >> F::mantissa_bits;
   constexpr typename F::integer mantissa = (typename F::integer(1) << F::mantissa_bits) - 1;
   T m = bit_cast<T>((bits & mantissa) + F::sqrt_half);
   if constexpr (sizeof(T) == sizeof(float)) return {T(k), m - T(1)};
@@ -319,13 +338,13 @@ FASTLOSS_HD reduced_logarithm<T> reduce_logarithm(T x) {
 // log((1 + s) / (1 - s)) = 2 s + s * tail(s * s).
 template <class T>
 FASTLOSS_HD T atanh_tail(T z) {
-  return z * polynomial<atanh_series<T>, 1, format<T>::log_terms>(z);
+  return z * polynomial<atanh_series<T>>(z);
 }
 
 // log(1 + f) - f + f^2 / 2, for a reduced f. In float a polynomial is short enough; in double the
 // series of atanh takes half the terms, for a division.
 FASTLOSS_HD float log_tail(float f, float square) {
-  return square * f * polynomial<log_series<float>, 0, 7>(f);
+  return square * f * polynomial<log_series<float>>(f);
 }
 FASTLOSS_HD double log_tail(double f, double square) {
   double s = f / (2 + f);

@@ -11,6 +11,10 @@ namespace fastloss {
 // are gamma max(x + margin, 0) (x - margin), with x = 1 - s for a positive pair and x = s for a
 // negative one, where s is at most 1.
 // A row without positives or without negatives has loss 0.
+//
+// A logit is gamma (u^2 - margin^2), where u = |x|, or |margin| where the maximum is 0, so that the
+// difference of two is gamma (u - v) (u + v). Rounding a logit, which is up to gamma in size, would
+// cost as many units of its exponential, and so would rounding 1 - s.
 template <class T>
 struct circle : pairwise_loss {
   static constexpr auto name = "circle";
@@ -18,9 +22,10 @@ struct circle : pairwise_loss {
   static constexpr bool first_phase_is_max = true;
   static constexpr int phases = 2;
   static constexpr int terms_used[] = {2, 2};
+  static constexpr int keeps = 1;  // the exponential
   struct stats {
-    T positive_peak, negative_peak;    // the largest logits
-    T positive_total, negative_total;  // sums of exp(logit - peak)
+    T positive_peak, negative_peak;    // the largest keys
+    T positive_total, negative_total;  // sums of exp(logit - that of the peak)
     T loss, slope;                     // softplus and its derivative
   };
   T gamma, margin;
@@ -28,38 +33,48 @@ struct circle : pairwise_loss {
 
   struct pair {
     bool positive, counts;
-    T logit, slope;  // its derivative with respect to s
+    T key, slope;  // u - 1 of a positive pair, u of a negative one; of the logit by s
   };
   FASTLOSS_HD pair at(T t, T s) const {
     bool positive = t == 1;
     T similarity = s > 1 ? T(1) : s;
-    T x = positive ? 1 - similarity : similarity, weight = margin + x;
-    T active = weight >= 0 ? gamma : T(0);
-    T slope = s > 1 ? T(0) : 2 * active * x;
-    return {positive, positive || t == 0, (active * weight) * (x - margin),
-            positive ? -slope : slope};
+    T x = positive ? 1 - similarity : similarity;
+    bool flat = x + margin < 0;
+    T key = positive ? -similarity : math::abs(similarity);
+    T flat_key = positive ? math::abs(margin) - 1 : math::abs(margin);
+    T slope = s > 1 || flat ? T(0) : 2 * gamma * x;
+    return {positive, positive || t == 0, flat ? flat_key : key, positive ? -slope : slope};
   }
+  FASTLOSS_HD T logit(T u) const { return gamma * (u - margin) * (u + margin); }
 
   FASTLOSS_HD row_terms<T> terms(phase<0>, T t, T s, const stats&) const {
     pair x = at(t, s);
-    return {x.counts && x.positive ? x.logit : -math::infinity<T>,
-            x.counts && !x.positive ? x.logit : -math::infinity<T>};
+    return {x.counts && x.positive ? x.key : -math::infinity<T>,
+            x.counts && !x.positive ? x.key : -math::infinity<T>};
   }
   FASTLOSS_HD void finish(phase<0>, const row_terms<T>& r, stats& s) const {
     s.positive_peak = r.a;
     s.negative_peak = r.b;
   }
 
-  FASTLOSS_HD row_terms<T> terms(phase<1>, T t, T p, const stats& s) const {
+  FASTLOSS_HD T keep(T t, T p, const stats& s) const {
     pair x = at(t, p);
-    T e = math::exp(x.logit - (x.positive ? s.positive_peak : s.negative_peak));
-    return {x.counts && x.positive ? e : T(0), x.counts && !x.positive ? e : T(0)};
+    T peak = x.positive ? s.positive_peak : s.negative_peak;
+    T sum = x.positive ? 2 + (x.key + peak) : x.key + peak;  // of both u
+    T e = math::exp_of_negative(gamma * ((x.key - peak) * sum));
+    return x.counts ? e : T(0);
+  }
+  FASTLOSS_HD row_terms<T> terms(phase<1>, T t, T, T e, const stats&) const {
+    return {t == 1 ? e : T(0), t == 1 ? T(0) : e};
+  }
+  FASTLOSS_HD row_terms<T> terms(phase<1> i, T t, T p, const stats& s) const {
+    return terms(i, t, p, keep(t, p, s), s);
   }
   FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
     s.positive_total = r.a;
     s.negative_total = r.b;
     bool both = r.a != 0 && r.b != 0;
-    T z = (s.positive_peak + math::log(r.a)) + (s.negative_peak + math::log(r.b));
+    T z = (logit(1 + s.positive_peak) + math::log(r.a)) + (logit(s.negative_peak) + math::log(r.b));
     math::logistic<T> l(z);
     s.loss = both ? math::max(z, T(0)) + l.log1p_exp : T(0);
     s.slope = both ? l.positive : T(0);
@@ -67,8 +82,10 @@ struct circle : pairwise_loss {
 
   FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T p, const stats& s) const {
+    return gradient(t, p, keep(t, p, s), s);
+  }
+  FASTLOSS_HD gradient_terms<T> gradient(T t, T p, T e, const stats& s) const {
     pair x = at(t, p);
-    T e = math::exp(x.logit - (x.positive ? s.positive_peak : s.negative_peak));
     T share = e / (x.positive ? s.positive_total : s.negative_total);
     return {x.counts && s.slope != 0 ? s.slope * share * x.slope : T(0), T(0)};
   }
