@@ -250,7 +250,7 @@ GOOD: dict[str, Any] = {"y_true": [0, 0, 1], "y_pred": np.eye(3)}
     [
         ({"y_true": [0, 1]}, r"y_true: expected one label per embedding, 3, got \(2,\)"),
         ({"y_true": [0, 0.5, 1]}, "y_true: expected integers, got 0.5"),
-        ({"y_pred": np.ones(3)}, r"y_pred: expected shape \(samples, features\)"),
+        ({"y_pred": np.ones(3)}, r"y_pred: expected 2 dimensions, \(samples, features\), got 1"),
         ({"ref_embeddings": np.eye(4)}, r"ref_embeddings: expected shape \(references, 3\)"),
         ({"ref_embeddings": np.empty((0, 3))}, "ref_embeddings: expected shape"),
         ({"ref_labels": [0, 1]}, "ref_labels: expected one label per embedding, 3"),

@@ -389,7 +389,10 @@ GOOD: dict[str, Any] = {"y_true": np.ones((2, 3), int), "y_pred": np.zeros((2, 9
         ({"y_true": np.ones((2, 3)) / 2}, "y_true: expected integers, got 0.5"),
         ({"y_true": np.ones(3, int)}, r"y_true: expected shape \(2, labels\)"),
         ({"y_true": np.ones((3, 3), int)}, r"y_true: expected shape \(2, labels\).*\(3, 3\)"),
-        ({"y_pred": np.zeros((2, 4))}, r"y_pred: expected shape \(batch, time, classes\)"),
+        (
+            {"y_pred": np.zeros((2, 4))},
+            r"y_pred: expected 3 dimensions, \(batch, time, classes\), got 2",
+        ),
         ({"y_pred": np.zeros((2, 9, 0))}, r"blank: expected a class"),
         ({"label_length": [1, 4]}, r"label_length\[1\]: .*\[0, 3\], got 4"),
         ({"label_length": [-1, 1]}, r"label_length\[0\]: .*got -1"),

@@ -347,6 +347,15 @@ def test_without_cuda_kernels_the_error_says_how_to_build_them(
         fastloss.MeanSquaredError()(p, p)
 
 
+def test_without_cupy_the_error_says_how_to_install_it(
+    emulated: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = emulated.put(np.ones((2, 3)))
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ImportError, match=r"^GPU arrays need CuPy: pip install 'fastloss\[cuda13"):
+        fastloss.MeanSquaredError()(p, p)
+
+
 # ---- The device code itself ----
 
 

@@ -139,6 +139,13 @@ def test_wrong_shapes_and_dtypes_are_errors(device: Device) -> None:
         loss(p, p, sample_weight=device.put(np.ones(7)))
 
 
+def test_weights_that_cannot_be_multiplied_on_the_device_are_an_error(device: Device) -> None:
+    loss = fastloss.MeanSquaredError(weight=device.put(np.ones((2, 3))))
+    p = device.put(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"^sample_weight: .* dimensions as .* weight .* 2, got 1"):
+        loss(p, p, sample_weight=device.put(np.ones(2)))
+
+
 def test_too_many_axes_apart_are_an_error(device: Device) -> None:
     p = np.ones((2,) * 10)
     apart = np.ones((4,) * 10)[(slice(None, None, 2),) * 10]

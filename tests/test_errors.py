@@ -211,6 +211,11 @@ def test_alpha_that_is_not_one_number_per_class(alpha: Any) -> None:
         fastloss.CategoricalFocalCrossentropy(alpha=alpha)(np.zeros((2, 3)), np.full((2, 3), 0.3))
 
 
+def test_alpha_and_class_weight_are_of_the_same_classes() -> None:
+    with rejects(ValueError, "^class_weight: expected as many numbers as alpha has, 2, got 3"):
+        fastloss.CategoricalFocalCrossentropy(alpha=[0.5, 0.5], class_weight=[1, 2, 3])
+
+
 @pytest.mark.parametrize("axis", [2, -3, 17])
 @pytest.mark.parametrize("spec", OPTIONS["axis"], ids=describe)
 def test_axis_out_of_range(spec: LossSpec, axis: int) -> None:

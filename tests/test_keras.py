@@ -22,6 +22,7 @@ from frameworks import (
     two_devices,
     value_and_gradients,
 )  # fmt: skip
+from reloading import load_again
 
 pytestmark = [
     one_class_is_allowed,
@@ -254,3 +255,27 @@ def test_bad_arguments_are_named() -> None:
         fk.Huber(reduction="median")
     with pytest.raises(TypeError, match="gamma: not an option of huber"):
         fk.Huber(gamma=2)
+    with pytest.raises(TypeError, match=r"terms: expected losses of fastloss\.keras, got"):
+        fk.Combination([(1.0, "mse")])
+    with pytest.raises(ValueError, match="terms: expected at least one pair"):
+        fk.Combination([])
+
+
+@pytest.mark.parametrize(
+    ("loss", "t", "p", "words"),
+    [
+        (fk.SparseCategoricalCrossentropy(axis=1), (2, 4), (2, 3, 4), "axis: Only axis=-1 is"),
+        (fk.CTC(), (2,), (2, 9, 4), "y_true: Targets `y_true` are expected to be"),
+        (fk.CTC(), (2, 3), (2, 4), "y_pred: Logits `y_pred` are expected to be"),
+    ],
+    ids=lambda x: str(x) if isinstance(x, tuple) else "",
+)
+def test_what_keras_refuses_is_refused_in_its_words(loss: Any, t: Any, p: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}"):
+        loss(np.zeros(t, int), np.zeros(p, "f4"))
+
+
+def test_another_backend_of_keras_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ImportError, match=r"backend 'tensorflow', got 'jax'; set KERAS_BACKEND="):
+        load_again("keras")

@@ -386,3 +386,7 @@ def test_subclass_with_its_own_formula_is_used() -> None:
 def test_refused_shapes_are_named(name: str) -> None:
     with pytest.raises(ValueError, match=r"must have the same shape, got \(2, 1\) and \(2, 3\)"):
         getattr(fk, name)(np.ones((2, 1), "f4"), np.ones((2, 3), "f4"))
+    with pytest.raises(
+        ValueError, match=r"must have the same rank, got \(2, 3, 1, 1\) and \(2, 3\)"
+    ):
+        getattr(fk, name)(np.ones((2, 3, 1, 1), "f4"), np.ones((2, 3), "f4"))

@@ -120,7 +120,9 @@ def test_gaps_are_an_error_unless_allowed_and_have_gradient_zero(rng: Any) -> No
 def test_overlapping_parts_are_an_error(allow_gaps: bool) -> None:
     mse = fastloss.MeanSquaredError()
     loss = fastloss.sliced([(np.s_[..., :4], mse), (np.s_[..., 3:], mse)], allow_gaps=allow_gaps)
-    with pytest.raises(ValueError, match=r"parts: the slices overlap at\[:, 3\] of shape \(2, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"parts: the slices overlap at y_pred\[:, 3\] of shape \(2, 6\)"
+    ):
         loss(np.zeros((2, 6)), np.zeros((2, 6)))
 
 
@@ -128,9 +130,19 @@ def test_bad_arguments_are_named() -> None:
     mse = fastloss.MeanSquaredError()
     with pytest.raises(TypeError, match="parts: expected slices"):
         fastloss.sliced([(0, mse)])
+    with pytest.raises(ValueError, match="parts: expected one Ellipsis at most"):
+        fastloss.sliced([(np.s_[..., ...], mse)])
+    with pytest.raises(TypeError, match=r"parts: expected pairs \(slices, loss\)"):
+        fastloss.sliced([mse])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="parts: expected at least one pair"):
+        fastloss.sliced([])
+    with pytest.raises(TypeError, match="allow_gaps: expected a bool, got 1"):
+        fastloss.sliced([(HEAD, mse)], allow_gaps=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="parts: expected losses of fastloss"):
         fastloss.sliced([(HEAD, "mse")])
-    with pytest.raises(TypeError, match="parts: ctc is not a loss of a part"):
+    with pytest.raises(
+        TypeError, match="parts: expected losses that take a part of y_pred alone, got ctc"
+    ):
         fastloss.sliced([(HEAD, fastloss.CTC())])
     with pytest.raises(ValueError, match="weights: expected one per part, 1, got 2"):
         fastloss.sliced([(HEAD, mse)], weights=[1, 2])
@@ -138,7 +150,9 @@ def test_bad_arguments_are_named() -> None:
         fastloss.sliced([(HEAD, mse), (TAIL, fastloss.Huber(reduction="sum"))])
     with pytest.raises(ValueError, match=r"y_true: expected the shape of y_pred, \(2, 6\), or"):
         two_tasks()(np.zeros(2), np.zeros((2, 6)))
-    with pytest.raises(ValueError, match="y_true: expected one array, or a tuple of 2"):
+    with pytest.raises(
+        ValueError, match=r"y_true: expected one array, or a tuple of 2, .* got a tuple of 1"
+    ):
         two_tasks()((np.zeros(2),), np.zeros((2, 6)))
     with pytest.raises(ValueError, match="y_pred: expected at least 3 dimensions, got 2"):
         fastloss.sliced([(np.s_[:, :, :2], mse)])(np.zeros((2, 6)), np.zeros((2, 6)))

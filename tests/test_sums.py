@@ -435,6 +435,8 @@ def test_terms_are_losses() -> None:
             fastloss.Huber() + bad
     with pytest.raises(TypeError, match="terms: expected losses of fastloss, got 'mse'"):
         fastloss.Combination([(1.0, "mse")])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"terms: expected pairs \(number, loss\)"):
+        fastloss.Combination([fastloss.Huber()])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="terms: expected at least one"):
         fastloss.Combination([])
 

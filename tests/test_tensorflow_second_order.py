@@ -336,7 +336,7 @@ def test_forward_mode_in_a_graph_by_the_upstream_alone_is_refused(rng: Any) -> N
         tape.watch(p)
         value = ft.huber(t, p)
     close(eager, tape.gradient(value, p))
-    with pytest.raises(NotImplementedError, match="take them eagerly"):
+    with pytest.raises(NotImplementedError, match="take it eagerly"):
         tf.function(derive)(t, p, w)
 
 

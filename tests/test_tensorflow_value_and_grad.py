@@ -90,9 +90,11 @@ def test_a_loss_with_a_dtype_casts_tensors() -> None:
 
 def test_what_tensors_cannot_do() -> None:
     t, p = tf.zeros((2, 3)), tf.ones((2, 3))
-    with pytest.raises(TypeError, match="out: tensors cannot be written to"):
+    with pytest.raises(
+        TypeError, match="out: expected None, tensors cannot be written to; got ndarray"
+    ):
         fastloss.Huber().value_and_grad(t, p, out=np.empty((2, 3), "f4"))
-    with pytest.raises(TypeError, match="y_true: expected a floating dtype, got int32"):
+    with pytest.raises(TypeError, match=r"y_true: expected a floating dtype, .* got int32"):
         fastloss.Huber().value_and_grad(tf.cast(t, tf.int32), p, wrt="y_true")
     with pytest.raises(ValueError, match="wrt: integer labels have no gradient"):
         fk.SparseCategoricalCrossentropy().value_and_grad(tf.constant([0, 1]), p, wrt="y_true")

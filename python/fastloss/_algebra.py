@@ -112,7 +112,7 @@ class Combination(Loss):
             checked.append((number("coefficient", pair[0]), pair[1]))
         self.terms = tuple(flattened(checked, Combination))
         if not self.terms:
-            raise ValueError("terms: expected at least one")
+            raise ValueError("terms: expected at least one pair (number, loss), got none")
         losses = [loss for _, loss in self.terms]
         kinds = [REDUCTIONS[loss.reduction] for loss in losses]
         if len(set(kinds)) > 1:
@@ -192,14 +192,13 @@ def check_parts(parts: list[Part], shape: tuple[int, ...], allow_gaps: bool) -> 
     count = np.zeros([1 if w else n for n, w in zip(shape, whole, strict=True)], np.int64)
     for s in slices:
         count[tuple(slice(None) if w else x for x, w in zip(s, whole, strict=True))] += 1
-    for wrong, what in ((count > 1, "overlap"), (count == 0, "leave out")):
+    for wrong, what in ((count > 1, "overlap at"), (count == 0, "leave out")):
         if not wrong.any() or (what == "leave out" and allow_gaps):
             continue
         first = np.unravel_index(int(wrong.argmax()), count.shape)
         place = ", ".join(":" if w else str(int(i)) for i, w in zip(first, whole, strict=True))
-        at = "at" if what == "overlap" else "y_pred"
-        hint = "" if what == "overlap" else "; allow_gaps=True permits it"
-        raise ValueError(f"parts: the slices {what} {at}[{place}] of shape {shape}{hint}")
+        hint = "" if what == "overlap at" else "; allow_gaps=True permits it"
+        raise ValueError(f"parts: the slices {what} y_pred[{place}] of shape {shape}{hint}")
 
 
 class SlicedPlan(BatchPlan):
@@ -235,7 +234,7 @@ class SlicedPlan(BatchPlan):
         if isinstance(y_true, tuple) and len(y_true) != len(self.parts):
             raise ValueError(
                 f"y_true: expected one array, or a tuple of {len(self.parts)}, one for each part, "
-                f"got {len(y_true)}"
+                f"got a tuple of {len(y_true)}"
             )
         if not isinstance(y_true, tuple) and y_true is not None:
             if not hasattr(y_true, "shape"):
@@ -268,7 +267,10 @@ class SlicedPlan(BatchPlan):
     def compute(self, place: Host, call: Call) -> tuple[Any, Any, Any]:
         wrt, out, y_true = call.wrt, call.out, call.y_true
         if wrt in ("y_true", "both"):
-            raise ValueError(f"wrt: sliced losses have a gradient of y_pred alone, got {wrt!r}")
+            raise ValueError(
+                "wrt: sliced losses have a gradient of y_pred alone, expected 'y_pred', got "
+                f"{wrt!r}"
+            )
         y_pred = place.predictions(call.y_pred)
         if out is not None:
             place.check_out(out, y_pred)
@@ -316,14 +318,16 @@ class Sliced(Loss):
     ) -> None:
         pairs = list(parts)
         if not pairs:
-            raise ValueError("parts: expected at least one")
+            raise ValueError("parts: expected at least one pair (slices, loss), got none")
         for pair in pairs:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise TypeError(f"parts: expected pairs (slices, loss), got {pair!r}")
             if not isinstance(pair[1], Loss):
                 raise TypeError(f"parts: expected losses of fastloss, got {pair[1]!r}")
             if pair[1]._plan.arrays:
-                raise TypeError(f"parts: {pair[1].name} is not a loss of a part of y_pred")
+                raise TypeError(
+                    f"parts: expected losses that take a part of y_pred alone, got {pair[1].name}"
+                )
         given = [1.0] * len(pairs) if weights is None else list(weights)
         if len(given) != len(pairs):
             raise ValueError(f"weights: expected one per part, {len(pairs)}, got {len(given)}")

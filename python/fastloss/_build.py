@@ -66,7 +66,10 @@ class Loss(Summable):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not hasattr(self, "spec"):
-            raise TypeError("Loss: use one of its subclasses, or fastloss.get(name)")
+            raise TypeError(
+                "Loss: the base class computes nothing; use one of its subclasses, or "
+                "fastloss.get(name)"
+            )
         names = [p.name for p in self.spec.class_parameters] + [
             "reduction",
             "name",

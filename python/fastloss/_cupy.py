@@ -45,7 +45,9 @@ def _cupy() -> ModuleType:
     try:
         import cupy
     except ImportError as error:
-        raise ImportError("GPU arrays need CuPy: pip install 'fastloss[cuda13]'") from error
+        raise ImportError(
+            "GPU arrays need CuPy: pip install 'fastloss[cuda13]', or cuda12 for an older driver"
+        ) from error
     module: ModuleType = cupy
     return module
 

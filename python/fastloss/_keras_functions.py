@@ -97,6 +97,17 @@ def compute(
     return function(y_true, y_pred, **arrays, **given)
 
 
+def _check_weight(argument: str, weight: Any, values: Any) -> None:
+    """Raises where what is known of the shapes does not broadcast; TensorFlow names no argument."""
+    try:
+        tf.broadcast_static_shape(weight.shape, values.shape)
+    except ValueError:
+        raise ValueError(
+            f"{argument}: expected a shape that broadcasts to the loss values, {values.shape}, "
+            f"got {weight.shape}"
+        ) from None
+
+
 def reduce_losses(
     values: Any, sample_weight: Any, mask: Any, reduction: str | None, dtype: Any
 ) -> Any:
@@ -114,6 +125,7 @@ def reduce_losses(
             ones = [1] * (values.shape.rank - shape.rank)
             weight = tf.reshape(weight, tf.concat([tf.shape(weight), ones], 0))
         values, weight = squeeze_or_expand_to_same_rank(values, weight)
+        _check_weight("mask" if sample_weight is None else "sample_weight", weight, values)
         values = tf.math.multiply_no_nan(values, weight)
         if reduction == "mean_with_sample_weight":
             weight = tf.broadcast_to(weight, tf.shape(values))

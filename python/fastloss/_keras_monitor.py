@@ -73,7 +73,10 @@ class LossMonitor(keras.callbacks.Callback):  # type: ignore[misc]
         """Gets between the model and its step."""
         replicas = self.model.distribute_strategy.num_replicas_in_sync
         if replicas > 1:
-            raise NotImplementedError(f"LossMonitor: expected one replica, got {replicas}")
+            raise NotImplementedError(
+                f"LossMonitor: expected one replica, got {replicas}; leave it out where a "
+                "distribution strategy has several"
+            )
         self.epochs = []
         self._state = _State()
         _watch(self.model, self._state)

@@ -24,7 +24,7 @@ class PairwisePlan(BatchPlan):
 
     def axes(self, ndim: int) -> list[int]:
         if ndim != 2:
-            raise ValueError(f"y_pred: expected shape (samples, features), got {ndim} dimensions")
+            raise ValueError(f"y_pred: expected 2 dimensions, (samples, features), got {ndim}")
         return [1]
 
     def compute(self, place: Host, call: Call) -> tuple[Any, Any, Any]:

@@ -13,9 +13,7 @@ class SequencePlan(BatchPlan):
 
     def axes(self, ndim: int) -> list[int]:
         if ndim != 3:
-            raise ValueError(
-                f"y_pred: expected shape (batch, time, classes), got {ndim} dimensions"
-            )
+            raise ValueError(f"y_pred: expected 3 dimensions, (batch, time, classes), got {ndim}")
         return [1, 2]
 
     def compute(self, place: Host, call: Call) -> tuple[Any, Any, Any]:

@@ -68,7 +68,7 @@ def add_values(total: Any, coefficient: float, value: Any) -> Any:
     if np.shape(total) != np.shape(value):
         raise ValueError(
             f"reduction: values of shapes {np.shape(total)} and {np.shape(value)} cannot be added "
-            "unreduced"
+            "unreduced; expected another reduction, or axes that leave values of the same shape"
         )
     return total + scaled
 

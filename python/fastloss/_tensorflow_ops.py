@@ -256,7 +256,10 @@ def _custom_call(line: str, inputs: list[Any], outputs: tuple[Output, ...]) -> l
     """The call in the graph that XLA will compile."""
     if any(x.shape.rank is None for x in inputs):
         where = "under XLA" if in_xla() else "on a GPU"
-        raise ValueError(f"fastloss: {where} the rank of every tensor must be known")
+        raise ValueError(
+            f"fastloss: {where} the rank of every tensor must be known; write it into the "
+            "input_signature, as in tf.TensorSpec([None, None]), or call tf.ensure_shape"
+        )
     module = _module(
         line,
         tuple((x.dtype, tuple(x.shape)) for x in inputs),

@@ -230,7 +230,7 @@ class Combination(_Differentiable):
             if not isinstance(loss, FusedLoss):
                 raise TypeError(f"terms: expected losses of fastloss.keras, got {loss!r}")
         if not losses:
-            raise ValueError("terms: expected at least one")
+            raise ValueError("terms: expected at least one pair (number, loss), got none")
         if len({REDUCTIONS[loss.reduction] for loss in losses}) > 1:
             check_same("reduction", [loss.reduction for loss in losses], losses)
         check_same("dtype", [loss.dtype for loss in losses], losses)

@@ -179,8 +179,8 @@ class _Fused:
         """``gradient``, with its own derivatives from Keras's function."""
         if _differentiated_forward_in_graph([d_value]):
             raise NotImplementedError(
-                f"fastloss: the gradient of {self.plan.name} has no forward-mode derivatives "
-                "by what multiplies the loss in a graph: take them eagerly, or by nested tapes"
+                f"fastloss: a graph has no forward-mode derivative of the gradient of "
+                f"{self.plan.name} by what multiplies the loss: take it eagerly, or nest two tapes"
             )
         second = _second_derivatives(self.plan, self.reduction, tuple(self.names), which, in_xla())
 
@@ -420,7 +420,10 @@ def value_and_gradients(
     given |= {name: tf.convert_to_tensor(given[name]) for name in names}
     for name in names:
         if not given[name].dtype.is_floating:
-            raise TypeError(f"{name}: expected a floating dtype, got {given[name].dtype.name}")
+            raise TypeError(
+                f"{name}: expected a floating dtype, as wrt={wrt!r} asks for its gradient, got "
+                f"{given[name].dtype.name}"
+            )
     with tf.GradientTape() as tape:
         tape.watch([given[name] for name in names])
         value = loss(**given)
@@ -438,7 +441,9 @@ def cast(y_pred: Any, dtype: str) -> Any:
 def evaluate(plan: Plan, call: Call) -> tuple[Any, Any, Any]:
     """For tensors what `Plan.evaluate` gives for arrays; the kernels check labels in any case."""
     if call.out is not None:
-        raise TypeError("out: tensors cannot be written to; expected None")
+        raise TypeError(
+            f"out: expected None, tensors cannot be written to; got {type(call.out).__name__}"
+        )
 
     def loss(y_true: Any, y_pred: Any) -> Any:
         return _value(plan, call._replace(y_true=y_true, y_pred=y_pred))
