@@ -34,7 +34,9 @@ void fitted_sum::reduce(reduction how) {
     if (how == reduction::none && call.value_shape() != value_shape())
       throw argument_error("reduction: the values of " + calls_[0].plan_.info().name + ", " +
                            text(value_shape()) + ", and of " + call.plan_.info().name + ", " +
-                           text(call.value_shape()) + ", cannot be added unreduced");
+                           text(call.value_shape()) +
+                           ", cannot be added unreduced; expected another reduction, or axes that "
+                           "leave values of the same shape");
     call.reduce(how);
   }
 }

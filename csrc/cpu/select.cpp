@@ -46,7 +46,7 @@ const kernel_table& select_kernels() {
     throw std::invalid_argument("FASTLOSS_ISA: expected one of " + names + ", got " + isa);
   }
   if (!chosen->runs_here)
-    throw std::invalid_argument("FASTLOSS_ISA=" + isa + " is not supported by this processor");
+    throw std::invalid_argument("FASTLOSS_ISA: expected what this processor supports, got " + isa);
   return chosen->table();
 }
 

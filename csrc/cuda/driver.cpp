@@ -16,7 +16,7 @@ device_view on_device(const view& v) {
   if (merged.axes.size() > max_rank)
     throw argument_error("arrays on a GPU: expected at most " + std::to_string(max_rank) +
                          " axes that are not contiguous with each other, got " +
-                         std::to_string(merged.axes.size()));
+                         std::to_string(merged.axes.size()) + "; a contiguous copy has one");
   out.data = merged.data;
   out.type = merged.type;
   for (const axis& a : merged.axes) {
