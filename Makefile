@@ -52,7 +52,7 @@ notebooks: $(VENV)/fastloss  ## Run the notebooks, a minute; the one on images n
 	@$(BIN)/python -m pytest -m notebooks tests/test_notebooks.py
 
 docs: $(VENV)/docs  ## Build the documentation into site/ (its search needs: python -m http.server -d site).
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build  # --quiet would keep warnings from failing
 
 # ---- Does it keep working? docs/reliability.md says what was found. ----
 

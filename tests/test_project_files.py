@@ -36,3 +36,17 @@ def test_every_command_of_contributing_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
     assert set(used) <= targets
     assert targets - set(used) <= {"demo", "help", "clean"}  # the README has the first
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    _, navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")
+    listed = re.findall(r": ([a-z_]+\.md)", navigation)
+    assert sorted(listed) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_documentation_is_built_so_that_warnings_fail() -> None:
+    assert "\nstrict: true\n" in (ROOT / "mkdocs.yml").read_text()
+    (command,) = re.findall(
+        r"mkdocs build(.*?)(?:#|$)", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
+    assert not {"-q", "--quiet"} & set(command.split())

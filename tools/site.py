@@ -166,7 +166,7 @@ def example(notebook: Path) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Put the losses into the navigation, and pages that are there only sometimes."""
+    """Put the losses and the notebooks into the navigation."""
     pages = [{spec.class_name: f"loss/{spec.name}.md"} for spec in REGISTRY]
     for entry in config.nav:
         if entry.get("Losses") == "losses.md":
@@ -178,8 +178,6 @@ def on_config(config: Any) -> Any:
                 for title, notebook in zip(titles, NOTEBOOKS, strict=True)
                 if title
             ]
-        if "Figures" in entry and (DOCS / "reliability.md").exists():
-            entry["Figures"].append({"Reliability": "reliability.md"})
     return config
 
 
