@@ -127,22 +127,27 @@ def test_rows_of_few_targets_are_the_oracles(
     check(spec, options, (7, classes), dtype, rng, None, nonzero=2 / classes)
 
 
+@dtypes
 @pytest.mark.parametrize(
     ("spec", "options"), [(s, o) for s, o in CASES if s.kind == "row"], ids=describe
 )
 def test_long_rows_of_a_thread_each_are_those_of_a_team(
-    spec: LossSpec, options: dict[str, Any], rng: Any
+    spec: LossSpec, options: dict[str, Any], dtype: Any, any_threads: None, rng: Any
 ) -> None:
+    fastloss.set_num_threads(3)
     shape = (16, 70_001)
     options = resolved(spec, options, shape)
-    t, p = draw(spec, options, shape, np.float32, rng)
+    t, p = draw(spec, options, shape, dtype, rng)
     loss = make(spec, options, reduction=None)
     values, gradients = loss.value_and_grad(t, p)
-    for row in (0, 15):
+    for row in range(16):
         one = slice(row, row + 1)
         value, gradient = loss.value_and_grad(t[one], p[one])
-        assert_close(values[one], value, np.float32)
-        assert_close(gradients[one], gradient, np.float32, scale=np.abs(gradient).mean())
+        assert_close(values[one], value, dtype)
+        assert_close(gradients[one], gradient, dtype, scale=np.abs(gradient).mean())
+    # Of rows with gaps, each thread makes a copy.
+    t, p = (np.repeat(a, 2, axis=-1)[..., ::2] for a in (t, p))
+    assert all(map(same_bits, loss.value_and_grad(t, p), (values, gradients)))
 
 
 @pytest.mark.parametrize("name", AXES)
