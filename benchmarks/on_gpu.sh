@@ -48,7 +48,7 @@ FASTLOSS_CUDA=$("$nvcc" --version | sed -nE 's/.*release ([0-9]+).*/\1/p')
 export PYTHONPATH=$scratch/site PYTHONUNBUFFERED=1
 
 step build 180 "$python" -m pip install --no-index --no-build-isolation --no-deps \
-  --target "$scratch/site" -C build-dir="$scratch/build" . || exit 1
+  --target "$scratch/site" --config-settings build-dir="$scratch/build" . || exit 1
 
 step info 60 "$python" -c 'import fastloss.cuda; print(fastloss.cuda.info())'
 pytest=("$python" -m pytest -m gpu -q -p no:cacheprovider -W default --tb=short)
