@@ -1,4 +1,4 @@
-"""The charts: time by size, and percent of the floor."""
+"""The charts: everyone's times of a few losses, time by size, and percent of the floor."""
 
 from __future__ import annotations
 
@@ -44,11 +44,23 @@ KINDS = {
     "regions-and-batches": ("region", "pairwise", "sequence"),
 }
 
+# What most people train with, for the chart that is seen first.
+COMMON = (
+    "mean_squared_error", "huber", "binary_crossentropy (logits)",
+    "sparse_categorical_crossentropy (logits)", "dice",
+)  # fmt: skip
+COMMON_ROWS = "4096x1000"
+
 
 def draw(lines: list[Line], folder: Path) -> list[tuple[Path, str]]:
     """Write the charts; their paths, with a text each."""
     written = []
     both = [line for line in lines if line.gradient]
+    common = _common(both)
+    if common and any(line.fastest_peer for line in common):
+        path = folder / "overview.png"
+        _overview(common, path)
+        written.append((path, "Times of a few losses, in those of fastloss"))
     for name, kinds in KINDS.items():
         chosen = [line for line in both if BY_NAME[line.name].kind in kinds]
         if chosen:
@@ -77,6 +89,37 @@ def _seconds(line: Line, side: str) -> float:
     if side in (NUMPY, CUPY):  # in the fastest of its modes
         return line.ours if line.ours and side in line.sides else math.nan
     return line.sides[side]["median"] if side in line.sides else math.nan
+
+
+def _common(lines: list[Line]) -> list[Line]:
+    """Those for the overview, each at its largest size; rows at the one of COMMON_ROWS."""
+    chosen = []
+    for loss in COMMON:
+        own = [line for line in lines if line.loss == loss and line.ours]
+        rows = [line for line in own if line.size == COMMON_ROWS]
+        chosen += rows or sorted(own, key=lambda line: line.elements)[-1:]
+    return chosen
+
+
+def _overview(lines: list[Line], path: Path) -> None:
+    """A row per loss, a mark per side."""
+    figure, ax = plt.subplots(figsize=(9, 1.7 + 0.42 * len(lines)), layout="constrained")
+    rows = range(len(lines))
+    for side, (color, _, marker) in LOOKS.items():
+        x = [_seconds(line, side) / (line.ours or math.nan) for line in lines]
+        if not all(map(math.isnan, x)):
+            ax.scatter(x, rows, color=color, marker=marker or "|", s=46, label=side, zorder=3)
+    ax.axvline(1, color=SHADES[0], linewidth=1, zorder=1)
+    ax.set_yticks(rows, [f"{line.loss}\n{line.size}" for line in lines], fontsize=8)
+    ax.invert_yaxis()
+    ax.margins(y=0.12)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    ax.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if f"{x:g}"[0] in "25" else "")
+    ax.set_xlabel("time of value and gradient, as a multiple of that of fastloss on NumPy arrays")
+    ax.grid(axis="x", which="both", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=5, fontsize=8)
+    _save(figure, path)
 
 
 def _times(lines: list[Line], path: Path) -> None:

@@ -61,6 +61,7 @@ def test_command_writes_results_report_and_charts(tmp_path: Path) -> None:
         assert f"]({image.name})" in report
         assert image.read_bytes()[25] == 3  # the colour type: a palette, a quarter of the bytes
     assert len(list(tmp_path.glob("time-*.png"))) == 2
+    assert {"overview.png", "floor.png"} <= {image.name for image in tmp_path.glob("*.png")}
     assert "sparse_categorical_crossentropy (logits)" in done.stdout
 
 
