@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from tensorflow.python.eager import context
 
+import fastloss
 import fastloss.keras as fk
 import fastloss.tensorflow as ft
 from fastloss import _tensorflow_ops
@@ -297,10 +299,65 @@ def test_compiled_calls_in_a_row_look_at_their_own_arrays(rng: Any) -> None:
         inputs = [tf.constant(x) for x in (t, rng.normal(size=(n, 5)).astype("f4"), w)]
         kept.append(inputs)  # so that their memory is not given to the next
         agree(xla(*inputs), step(*inputs))
-    inputs[0] = tf.constant([0, 7, 1])
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"y_true\[1\]: .* got 7"):
-        xla(*inputs)
-    agree(xla(*kept[0]), step(*kept[0]))
+    for labels in (tf.constant([0, 7, 1], tf.int64), tf.constant([0, 7, 1])):
+        inputs[0] = labels
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"y_true\[1\]: .* got 7"):
+            xla(*inputs)
+        agree(xla(*kept[0]), step(*kept[0]))
+
+
+# Shapes and types in an order in which each differs from the last in one way, or not at all.
+CALLS_IN_A_ROW = [
+    ("f4", (6, 5)), ("f4", (6, 5)), ("f4", (6, 7)), ("f4", (7, 6)), ("f8", (7, 6)),
+    ("f4", (7, 6)), ("f4", (300, 200)), ("f4", (300, 200)), ("f4", (300, 201)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", None])
+@pytest.mark.parametrize("name", ["LogCosh", "CategoricalCrossentropy", "MeanSquare"])
+def test_compiled_calls_in_a_row_look_at_every_array_anew(
+    name: str, reduction: Any, weighted: bool, rng: Any
+) -> None:
+    loss = getattr(fastloss, name)(reduction=reduction)
+    wrt = "y_pred" if name == "MeanSquare" else "both"
+    step = compiled(lambda t, p, **given: loss.value_and_grad(t, p, wrt=wrt, **given))
+    kept, earlier = [], []
+    for dtype, shape in CALLS_IN_A_ROW:
+        t, p = rng.uniform(0.1, 0.9, (2, *shape)).astype(dtype)
+        given = {}
+        if weighted:
+            given["sample_weight"] = rng.random(shape[0]).astype(dtype)
+            given["mask"] = rng.random(shape[0]) < 0.7
+        expected = loss.value_and_grad(t, p, wrt=wrt, **given)
+        tensors = [tf.constant(t), tf.constant(p)]
+        given = {k: tf.constant(a) for k, a in given.items()}
+        made = step(*tensors, **given)
+        kept.append((tensors, given))  # so that their memory is not given to the next
+        earlier.append((made, expected))
+    for made, expected in earlier:  # none was written over by a later call
+        agree(made, expected)
+
+
+def test_compiled_calls_of_many_threads_keep_their_arrays_apart(
+    any_threads: None, rng: Any
+) -> None:
+    # So large that most of the time is spent in the kernels, where they meet.
+    fastloss.set_num_threads(1)
+    loss = fastloss.LogCosh()
+    step = compiled(lambda t, p: loss.value_and_grad(t, p))
+    arrays = [rng.normal(size=(2, n, 3000)).astype("f4") for n in (100, 100, 100, 101)]
+    tensors = [[tf.constant(x) for x in pair] for pair in arrays]
+    expected = [step(*pair) for pair in tensors]
+    for ours, pair in zip(expected, arrays, strict=True):
+        agree(ours, loss.value_and_grad(*pair))
+
+    def work(k: int) -> None:
+        for _ in range(30):
+            same_bits(step(*tensors[k]), expected[k])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
 
 
 # ---- passes ----

@@ -241,6 +241,29 @@ def test_empty_batch(handler: Handler, spec: LossSpec) -> None:
         assert grad.shape == (0, 4)
 
 
+def test_calls_in_a_row_read_and_write_their_own_arrays(handler: Handler, rng: Any) -> None:
+    # On the CPU, what was fitted for a call is kept for the next one.
+    loss = fastloss.LogCosh()
+    inputs, outputs = "y_true,y_pred,sample_weight,mask", "value,grad_pred,grad_true"
+    call = line(plan_of(loss.spec, {}), "mean", inputs, outputs)
+    made = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((), (6, 5), (6, 5))]
+
+    @jax.jit
+    def step(*arrays: Any) -> Any:
+        return jax.ffi.ffi_call(handler.target, made)(*arrays, call=call)
+
+    calls = []
+    for _ in range(4):
+        t, p = rng.normal(size=(2, 6, 5)).astype("f4")
+        weight, mask = rng.random(6).astype("f4"), rng.random(6) < 0.7
+        given = [jax.device_put(a, handler.device) for a in (t, p, weight, mask)]
+        expected = loss.value_and_grad(t, p, sample_weight=weight, mask=mask, wrt="both")
+        calls.append((step(*given), expected, given))
+    for ours, (value, gradients), _ in calls:  # all of them are still there
+        for mine, exact in zip(ours, (value, *gradients), strict=True):
+            assert_close(mine, exact, np.float32)
+
+
 def test_label_out_of_range(handler: Handler, rng: Any) -> None:
     spec = BY_NAME["sparse_categorical_crossentropy"]
     t, p = np.array([0, 6, 1]), rng.normal(size=(3, 6))
