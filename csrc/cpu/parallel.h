@@ -94,7 +94,9 @@ FASTLOSS_STARTS_TEAM void parallel_for(std::int64_t n, int threads, Body body) {
   // neighbouring elements are mostly done by one thread.
   std::int64_t chunk = n / (16 * (serial ? 1 : threads));
   if (chunk < 1) chunk = 1;
-  const std::int64_t between_checks = chunk < 1024 ? chunk : 1024;
+  // A task may be a row of a million elements, which takes milliseconds; to look at the clock takes
+  // as long as a few hundred elements.
+  const std::int64_t between_checks = chunk < 8 ? chunk : 8;
   const interruption interrupt = n > 1 ? current_interruption() : nullptr;
   if (serial) {
     for (std::int64_t i = 0; i < n; ++i) {
