@@ -36,6 +36,7 @@ compiled_plan::compiled_plan(plan p) : warns_of_one_class_{false} {
     throw py::value_error("parameters: " + p.info().name + " takes " +
                           std::to_string(p.info().parameters.size()) + ", got " +
                           std::to_string(p.parameters.size()));
+  if (p.axes && p.axes->empty()) throw py::value_error("axes: expected at least one, got none");
   sum_.push_back({1, std::move(p)});
 }
 

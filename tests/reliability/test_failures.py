@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastloss
+from fastloss import _core
 from test_concurrency import run_python
 
 sanitized = pytest.mark.skipif(
@@ -132,6 +133,12 @@ print(fastloss.MeanSquaredError()(t, 2 * t))
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_ends_a_long_call(threads: int) -> None:
     assert run_python(INTERRUPTED.replace("THREADS", str(threads))) == "interrupted\n1.0"
+
+
+def test_compiled_plan_without_axes_is_refused() -> None:
+    # Python's front end says so before; the module itself read the first of none.
+    with pytest.raises(ValueError, match=r"^axes: expected at least one, got none"):
+        _core.Plan(0, [], [], 0.0, [], "class_weight", None, False)
 
 
 def test_what_a_handler_raises_comes_out_of_the_call_and_others_go_on() -> None:
