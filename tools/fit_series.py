@@ -34,8 +34,9 @@ class Series:
 def series() -> list[Series]:
     """All of them."""
     mpmath.mp.dps = 50
+    root = mpmath.sqrt(2)
     half = mpmath.log(2) / 2 * mpf("1.0001")  # where an exponential is reduced to
-    most = ((mpmath.sqrt(2) - 1) / (mpmath.sqrt(2) + 1)) ** 2  # of s^2, as in log_tail
+    most = ((root - 1) / (root + 1)) ** 2  # of s^2, as in log_tail
 
     def cosh_of_root(z: mpf) -> mpf:
         return mpmath.cosh(mpmath.sqrt(z)) - 1
@@ -43,7 +44,6 @@ def series() -> list[Series]:
     def log_of_root(z: mpf) -> mpf:
         return 2 * mpmath.atanh(mpmath.sqrt(z))
 
-    root = mpmath.sqrt(2)
     logarithm = Series(
         "(log(1 + f) - f + f^2 / 2) / f^3", "float", 8, 1 / root - 1, root - 1,
         lambda f: (mpmath.log1p(f) - f + f**2 / 2) / f**3, lambda f: f**3 / mpmath.log1p(f),
