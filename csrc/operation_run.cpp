@@ -1,6 +1,7 @@
 // Runs an operation on the CPU. Apart from operation.cpp, whose calls other devices share.
 #include <algorithm>
 
+#include "cpu/float_mode.h"
 #include "cpu/parallel.h"
 #include "cpu/view.h"
 #include "operation.h"
@@ -11,6 +12,7 @@ using std::int64_t;
 
 void operation::run(const std::vector<array>& inputs, const get_output& output) const {
   expect_count(inputs);
+  const cpu::float_mode mode;
   sum_.empty() ? run_ctc(inputs, output) : run_plan(inputs, output);
 }
 
@@ -28,6 +30,7 @@ void operation::run_plan(const std::vector<array>& inputs, const get_output& out
 }
 
 void operation::run_again(const std::vector<operand>& arrays, const get_output& output) const {
+  const cpu::float_mode mode;
   std::unique_ptr<kept_call> last = last_.take();
   if (last && last->fits(arrays)) {
     addresses at;
@@ -140,6 +143,7 @@ void scale_gradient(const array& grad, const array& upstream, const std::vector<
       throw argument_error("upstream: expected the shape of the loss values, " + text(rows) +
                            ", got " + text(upstream.sizes));
   }
+  const cpu::float_mode mode;
   const view g = cpu::coalesced(as_view(grad)), u = cpu::coalesced(as_view(wide)),
              o = cpu::coalesced(as_view(out));
   if (grad.type == dtype::f64)

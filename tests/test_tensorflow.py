@@ -154,6 +154,19 @@ def test_half_precision_is_computed_in_float32(dtype: str, rng: Any) -> None:
 
 
 @modes
+@pytest.mark.parametrize("rows", [100, 2**16])  # on the thread that calls, and on a team
+def test_every_float16_counts_in_every_mode(mode: Any, rows: int) -> None:
+    """The threads of TensorFlow take subnormal operands for zero, and float16 is widened by some."""
+    every = np.arange(2**16, dtype=np.uint16)[:: 2**16 // rows].view(np.float16)
+    x = every[np.isfinite(every)][:, None]
+    value, _, slope = value_and_gradients(ft.mean_squared_error, mode, np.zeros_like(x), x)
+    wide = x.astype(np.float32)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(value, (wide[:, 0] ** 2).astype(np.float16))
+        np.testing.assert_array_equal(slope, (2 * wide).astype(np.float16))
+
+
+@modes
 def test_label_out_of_range_is_an_error_in_every_mode(mode: Any) -> None:
     labels, logits = tf.constant([0, 3]), tf.zeros((2, 3))
     message = r"y_true\[1\]: labels must be in \[0, 3\), got 3"

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "api.h"
+#include "cpu/float_mode.h"
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/view.h"
@@ -192,6 +193,7 @@ void check_ctc(const ctc_request& r) {
 
 void run_ctc(const ctc_request& r) {
   check_ctc(r);
+  const cpu::float_mode mode;
   if (r.compute == dtype::f64)
     cpu::call<double>(r).run();
   else

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cpu/call.h"
+#include "cpu/float_mode.h"
 #include "cpu/parallel.h"
 
 namespace fastloss {
@@ -227,10 +228,14 @@ template class call<double>;
 }  // namespace cpu
 
 double run(const request& r) {
+  const cpu::float_mode mode;
   if (r.compute == dtype::f64) return cpu::call<double>(r).run();
   return cpu::call<float>(r).run();
 }
 
-void check_labels(const request& r) { cpu::call<double>(r).check_labels(); }
+void check_labels(const request& r) {
+  const cpu::float_mode mode;
+  cpu::call<double>(r).check_labels();
+}
 
 }  // namespace fastloss

@@ -9,6 +9,8 @@
 #include <emmintrin.h>
 #endif
 
+#include "cpu/float_mode.h"
+
 namespace fastloss::cpu {
 
 // False in a child made by fork() of a process that had a thread team: GNU OpenMP would wait there
@@ -113,6 +115,7 @@ FASTLOSS_STARTS_TEAM void parallel_for(std::int64_t n, int threads, Body body) {
 #pragma omp parallel num_threads(threads)
   {
     happens_after(team_edge::start);
+    const float_mode mode;
     // In the thread that called: the others have none.
     const interruption check = interrupt ? current_interruption() : nullptr;
 #pragma omp for schedule(dynamic, chunk) nowait

@@ -6,6 +6,7 @@
 #include <deque>
 
 #include "cpu/call.h"
+#include "cpu/float_mode.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 
@@ -285,6 +286,7 @@ class sum_of_losses {
 }  // namespace cpu
 
 double run_sum(const std::vector<request>& terms, const std::vector<double>& coefficients) {
+  const cpu::float_mode mode;
   if (terms[0].compute == dtype::f64) return cpu::sum_of_losses<double>(terms, coefficients).run();
   return cpu::sum_of_losses<float>(terms, coefficients).run();
 }

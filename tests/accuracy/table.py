@@ -41,8 +41,12 @@ their gradients by the complex step. Their marked gradients (*) are not measured
 half types or of soft targets, nor those of dice, iou and tversky in float64, which cancel beyond
 it.
 
-The sweeps reach from 1e-30 to 1e30 for errors, from the smallest subnormal to 1 for probabilities
-(with 0, 1 and their neighbours), and to +-10000 for logits; rows have {lengths} entries.
+On x86-64 numbers below the smallest normal one, 1.2e-38 in float32, become zero while a result is
+computed, as in TensorFlow. So a unit is never smaller than that number there.
+
+The sweeps reach from 1e-30 to 1e30 for errors, from the smallest normal number to 1 for
+probabilities (with 0, 1 and their neighbours), and to +-10000 for logits; rows have {lengths}
+entries.
 Losses of single elements are measured element by element; the mean over a row is one correctly
 rounded sum more.
 

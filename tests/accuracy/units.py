@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+FLUSHES = platform.machine() in ("x86_64", "AMD64")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def unit(size: Array, dtype: Any) -> Array:
-    """The distance between neighbours in ``dtype`` at numbers of this size."""
+    """The distance between neighbours in ``dtype`` at numbers of this size.
+
+    Where subnormal results become zero it is at least the smallest normal number, which is what a
+    term of a result may have lost.
+    """
     info = ml_dtypes.finfo(dtype)
     _, exponent = np.frexp(np.abs(size))
     bits = np.maximum(exponent - 1, int(info.minexp)) - int(info.nmant)
-    return np.ldexp(np.longdouble(1), bits)
+    distance = np.ldexp(np.longdouble(1), bits)
+    least = np.finfo("float64" if dtype == "float64" else "float32").tiny  # of what computes
+    return np.maximum(distance, least) if FLUSHES else distance
 
 
 def error_in_units(actual: Array, exact: Array, dtype: Any, size: Array | None = None) -> Array:
