@@ -25,15 +25,15 @@ struct circle : pairwise_loss {
   static constexpr int keeps = 1;  // the exponential
   struct stats {
     T positive_peak, negative_peak;    // the largest keys
-    T positive_total, negative_total;  // sums of exp(logit - that of the peak)
-    T loss, slope;                     // softplus and its derivative
+    T positive_scale, negative_scale;  // of a kept exponential times x, to the slope by s
+    T loss;
   };
   T gamma, margin;
   FASTLOSS_HD explicit circle(const double* q) : gamma(T(q[0])), margin(T(q[1])) {}
 
   struct pair {
     bool positive, counts;
-    T key, slope;  // u - 1 of a positive pair, u of a negative one; of the logit by s
+    T key, x;  // u - 1 of a positive pair, u of a negative one; 0 where the logit is flat
   };
   FASTLOSS_HD pair at(T t, T s) const {
     bool positive = t == 1;
@@ -42,8 +42,7 @@ struct circle : pairwise_loss {
     bool flat = x + margin < 0;
     T key = positive ? -similarity : math::abs(similarity);
     T flat_key = positive ? math::abs(margin) - 1 : math::abs(margin);
-    T slope = s > 1 || flat ? T(0) : 2 * gamma * x;
-    return {positive, positive || t == 0, flat ? flat_key : key, positive ? -slope : slope};
+    return {positive, positive || t == 0, flat ? flat_key : key, s > 1 || flat ? T(0) : x};
   }
   FASTLOSS_HD T logit(T u) const { return gamma * (u - margin) * (u + margin); }
 
@@ -71,13 +70,13 @@ struct circle : pairwise_loss {
     return terms(i, t, p, keep(t, p, s), s);
   }
   FASTLOSS_HD void finish(phase<1>, const row_terms<T>& r, stats& s) const {
-    s.positive_total = r.a;
-    s.negative_total = r.b;
     bool both = r.a != 0 && r.b != 0;
     T z = (logit(1 + s.positive_peak) + math::log(r.a)) + (logit(s.negative_peak) + math::log(r.b));
     math::logistic<T> l(z);
     s.loss = both ? math::max(z, T(0)) + l.log1p_exp : T(0);
-    s.slope = both ? l.positive : T(0);
+    T slope = 2 * gamma * l.positive;
+    s.positive_scale = both ? -slope / r.a : T(0);
+    s.negative_scale = both ? slope / r.b : T(0);
   }
 
   FASTLOSS_HD T loss(const stats& s) const { return s.loss; }
@@ -86,8 +85,8 @@ struct circle : pairwise_loss {
   }
   FASTLOSS_HD gradient_terms<T> gradient(T t, T p, T e, const stats& s) const {
     pair x = at(t, p);
-    T share = e / (x.positive ? s.positive_total : s.negative_total);
-    return {x.counts && s.slope != 0 ? s.slope * share * x.slope : T(0), T(0)};
+    T scale = x.positive ? s.positive_scale : s.negative_scale;
+    return {x.counts && scale != 0 ? scale * e * x.x : T(0), T(0)};
   }
 };
 
