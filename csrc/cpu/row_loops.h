@@ -44,6 +44,19 @@ FASTLOSS_HD row_terms<T> terms_of(const F& f, T t, T p, T* kept, std::int64_t i,
   }
 }
 
+// op(x[0], op(x[1], ...)) of a power of two of elements, the second half of them onto the first one
+// until one is left.
+template <int N, class T, class Op>
+FASTLOSS_HD T folded(T* x, Op op) {
+  if constexpr (N > 1) {
+    constexpr int half = N / 2;
+#pragma omp simd
+    for (int k = 0; k < half; ++k) x[k] = op(x[k], x[k + half]);
+    return folded<half>(x, op);
+  }
+  return x[0];
+}
+
 // Whether n elements, a number of whole vectors, are all zero, as most targets of a one-hot row
 // are.
 template <class T>
@@ -55,9 +68,7 @@ FASTLOSS_HD bool all_zero(const T* x, std::int64_t n) {
 #pragma omp simd
     for (int k = 0; k < width; ++k) any[k] |= math::bit_cast<bits>(x[i + k]) << 1;  // not the sign
   }
-  for (int half = width / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; ++k) any[k] |= any[k + half];
-  return any[0] == 0;
+  return folded<width>(any, [](bits x, bits y) { return x | y; }) == 0;
 }
 
 template <class F, class T>
@@ -115,38 +126,37 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
     if constexpr (used > 1) sums[1] += r.b;
     if constexpr (used > 2) sums[2] += r.c;
   } else if constexpr (is_max<F>(Phase)) {
-    // Several maxima, because comparisons with one register wait for each other.
-    constexpr int width = cache_line / sizeof(T);
-    T a[2 * width], b[2 * width];
-    for (int k = 0; k < 2 * width; ++k) a[k] = b[k] = -math::infinity<T>;
-    auto window = [&](std::int64_t i) __attribute__((always_inline)) {
+    // Two vectors of maxima, because comparisons with one register wait for each other.
+    constexpr std::integral_constant<int, cache_line / sizeof(T)> one;
+    constexpr std::integral_constant<int, 2 * one> two;
+    auto larger = [](T x, T y) { return x < y ? y : x; };
+    T a[two], b[two];
+    for (int k = 0; k < two; ++k) a[k] = b[k] = -math::infinity<T>;
+    auto window = [&](auto size, const T* t, const T* p) __attribute__((always_inline)) {
 #pragma omp simd
-      for (int k = 0; k < 2 * width; ++k) {
-        row_terms<T> r = terms(i + k, target<F>(t, i + k));
-        a[k] = a[k] < r.a ? r.a : a[k];
-        if constexpr (used > 1) b[k] = b[k] < r.b ? r.b : b[k];
+      for (int k = 0; k < size; ++k) {
+        row_terms<T> r = f.terms(phase<Phase>{}, target<F>(t, k), p[k], stats);
+        a[k] = larger(a[k], r.a);
+        if constexpr (used > 1) b[k] = larger(b[k], r.b);
       }
     };
-    for (std::int64_t i = 0; i + 2 * width <= n; i += 2 * width) window(i);
-    if (n >= 2 * width) {
-      window(n - 2 * width);
+    if (n < two) {
+      const last_vector<T> last(F::sparse ? nullptr : t, p, nullptr, n);
+      if (n > one) window(one, t, p);
+      window(one, last.t, last.p);
     } else {
-      for (std::int64_t i = 0; i < n; ++i) {
-        row_terms<T> r = terms(i, target<F>(t, i));
-        a[0] = a[0] < r.a ? r.a : a[0];
-        if constexpr (used > 1) b[0] = b[0] < r.b ? r.b : b[0];
-      }
+      const T* last = F::sparse ? nullptr : t + (n - two);
+      for (std::int64_t i = 0; i + two <= n; i += two) window(two, F::sparse ? t : t + i, p + i);
+      window(two, last, p + (n - two));
     }
-    for (int half = width; half > 0; half /= 2)
-      for (int k = 0; k < half; ++k) {
-        a[k] = a[k] < a[k + half] ? a[k + half] : a[k];
-        if constexpr (used > 1) b[k] = b[k] < b[k + half] ? b[k + half] : b[k];
-      }
-    sums[0] = sums[0] < a[0] ? a[0] : sums[0];
-    if constexpr (used > 1) sums[1] = sums[1] < b[0] ? b[0] : sums[1];
+    sums[0] = larger(T(sums[0]), folded<two>(a, larger));
+    if constexpr (used > 1) sums[1] = larger(T(sums[1]), folded<two>(b, larger));
   } else {
     constexpr int width = cache_line / sizeof(T);
-    alignas(cache_line) double totals[3][width] = {};
+    alignas(cache_line) double totals[used][width];
+    for (int j = 0; j < used; ++j)
+#pragma omp simd
+      for (int k = 0; k < width; ++k) totals[j][k] = 0;
     T a[width], b[width], c[width];
     auto begin = [&]() __attribute__((always_inline)) {
 #pragma omp simd
@@ -199,11 +209,8 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
       if constexpr (F::keeps && Phase == F::keeps)
         if (last.kept == last.copies[2]) last.put(last.kept, kept);
     }
-    for (int j = 0; j < used; ++j) {
-      for (int half = width / 2; half > 0; half /= 2)
-        for (int k = 0; k < half; ++k) totals[j][k] += totals[j][k + half];
-      sums[j] += totals[j][0];
-    }
+    for (int j = 0; j < used; ++j)
+      sums[j] += folded<width>(totals[j], [](double x, double y) { return x + y; });
   }
 }
 
