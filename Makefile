@@ -13,6 +13,12 @@ TENSORFLOW := $(TENSORFLOW_PACKAGE)>=2.18,<2.22
 # The build requirements of pyproject.toml, and what scikit-build-core would fetch for itself.
 BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
 
+# What is installed in .venv and tested: the sources, or a wheel that was built before.
+PACKAGE ?= .
+
+# A process for each core, with 2 GB for a TensorFlow of its own.
+SIDE_BY_SIDE := -n auto --maxprocesses=4 --dist=worksteal
+
 SOURCES := $(shell find cmake csrc python -type f -not -name '*.pyc') CMakeLists.txt
 
 .DELETE_ON_ERROR:
@@ -35,7 +41,7 @@ bench-quick:  ## The same for a few losses and sizes, in less than three minutes
 	@$(BIN)/python benchmarks/run.py --quick
 
 test: $(VENV)/fastloss  ## Run the tests.
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # The newest TensorFlow is the one in .venv. The others run the same wheel.
 test-all: test test-tensorflow-2.18 test-tensorflow-2.19 test-tensorflow-2.20  ## Run the tests, and those of TensorFlow with every version.
@@ -45,7 +51,7 @@ test-tensorflow-%: wheel
 	@$(PYTHON) -m venv $(VENV)-tensorflow-$*
 	@$(VENV)-tensorflow-$*/bin/python -m pip --disable-pip-version-check install -qq \
 	  '$(TENSORFLOW_PACKAGE)==$*.*' "$$(ls dist/*.whl)[test]" 'pybind11>=2.13'  # for the emulation
-	@$(VENV)-tensorflow-$*/bin/python -m pytest tests/test_tensorflow*.py tests/test_keras*.py \
+	@$(VENV)-tensorflow-$*/bin/python -m pytest $(SIDE_BY_SIDE) tests/test_tensorflow*.py tests/test_keras*.py \
 	  tests/test_where_keras_differs.py tests/test_circle.py tests/test_ctc.py
 
 notebooks: $(VENV)/fastloss  ## Run the notebooks, a minute; the one on images needs scikit-image.
@@ -92,13 +98,13 @@ library = $(shell $(CXX) -print-file-name=$(1))
 sanitized = LD_PRELOAD="$(call library,lib$(1).so) $(call library,libstdc++.so.6)" \
   ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/reliability/tsan.supp" \
   FASTLOSS_FUZZ_CASES=200 \
-  setarch --addr-no-randomize $(VENV)-$(2)/bin/python -m pytest -p no:cacheprovider
+  setarch --addr-no-randomize $(VENV)-$(2)/bin/python -m pytest -p no:cacheprovider $(SIDE_BY_SIDE)
 
 $(SANITIZED): $(VENV)-%/fastloss: pyproject.toml $(SOURCES)
 	@echo "Compiling fastloss with $(FLAGS_$*) (minutes)"
 	@$(PYTHON) -m venv $(VENV)-$*
 	@$(VENV)-$*/bin/python -m pip --disable-pip-version-check install -qq $(BUILDERS) \
-	  numpy hypothesis joblib ml_dtypes mpmath 'pytest>=8' threadpoolctl
+	  numpy hypothesis joblib ml_dtypes mpmath 'pytest>=8' pytest-xdist threadpoolctl
 	@touch $@.started
 	@PATH="$$PWD/$(VENV)-$*/bin:$$PATH" CXXFLAGS="-g1 $(FLAGS_$*) $(if $(filter shipped,$*),,-march=native)" \
 	  FASTLOSS_QUICK_BUILD=$(if $(filter shipped,$*),OFF,ON) $(VENV)-$*/bin/python -m pip \
@@ -149,7 +155,8 @@ format: $(VENV)/fastloss stubs
 stubs: $(VENV)/fastloss  ## Write python/fastloss/losses.pyi from the registry.
 	$(BIN)/python tools/make_stubs.py
 
-wheel: $(VENV)/fastloss  ## Build the wheel and the source archive into dist/.
+wheel: $(VENV)/python  ## Build the wheel and the source archive into dist/.
+	@$(PIP) build
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 
@@ -171,7 +178,7 @@ $(VENV)/python:
 $(VENV)/fastloss: $(VENV)/python pyproject.toml $(SOURCES)
 	@echo "Compiling fastloss and installing what it needs (minutes the first time)"
 	@touch $@.started
-	@$(PIP) --no-build-isolation '$(TENSORFLOW)' '.[bench,demo,test,dev]'
+	@$(PIP) --no-build-isolation '$(TENSORFLOW)' '$(PACKAGE)[bench,demo,test,dev]'
 	@mv $@.started $@
 
 # PyPI's PyTorch brings gigabytes for GPUs; TORCH may be the file of a build for the CPU.

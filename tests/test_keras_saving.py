@@ -14,10 +14,10 @@ from fastloss._registry import REGISTRY, LossSpec
 from frameworks import keras, quiet_fit, small_model
 
 quiet_keras = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-NAMES = [(spec, name) for spec in REGISTRY for name in (spec.name, *spec.aliases)]
+NAMES = [(spec, name) for spec in REGISTRY for name in (spec.name, *sorted(spec.aliases))]
 
 
-@pytest.mark.parametrize(("spec", "name"), NAMES, ids=str)
+@pytest.mark.parametrize(("spec", "name"), NAMES, ids=[name for _, name in NAMES])
 def test_name_of_a_function_gives_the_function(spec: LossSpec, name: str) -> None:
     function = getattr(fk, spec.name)
     assert fk.get(name) is function
