@@ -156,7 +156,7 @@ def test_half_precision_is_computed_in_float32(dtype: str, rng: Any) -> None:
 @modes
 @pytest.mark.parametrize("rows", [100, 2**16])  # on the thread that calls, and on a team
 def test_every_float16_counts_in_every_mode(mode: Any, rows: int) -> None:
-    """The threads of TensorFlow take subnormal operands for zero, and float16 is widened by some."""
+    # TensorFlow's threads take subnormal operands for zero, and float16 is widened through some.
     every = np.arange(2**16, dtype=np.uint16)[:: 2**16 // rows].view(np.float16)
     x = every[np.isfinite(every)][:, None]
     value, _, slope = value_and_gradients(ft.mean_squared_error, mode, np.zeros_like(x), x)

@@ -29,7 +29,8 @@ This holds for all losses:
 - What a mask or a weight of zero hides contributes exactly 0 to value and gradient, even where its
   own loss is NaN. (Keras multiplies, so that NaN stays.)
 - float16 and bfloat16 are computed in float32 and the value is float32; float64 stays float64.
-- On x86-64 a result below the smallest normal number (1.2e-38 in float32) is zero, as in TensorFlow.
+- On x86-64 a result below the smallest normal number (1.2e-38 in float32) is zero, as it is in
+  TensorFlow.
 - `y_true` must have the shape of `y_pred`. Only where the ranks differ by one and the longer array
   ends in a dimension of 1 is it fitted, as in Keras; nothing else is broadcast.
 - `mean_with_sample_weight` divides by the sum of the weights of all losses, after broadcasting.
