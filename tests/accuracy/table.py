@@ -75,7 +75,7 @@ Circle loss and CTC stand apart, with exceptions of their own: see "Losses of ba
 Peers are measured on the same inputs, against the same definition, where they have the loss: Keras
 on TensorFlow, PyTorch's own function where its definition is the same, and JAX expressions as
 users write them. `NaN` stands for NaN, or infinity where the result is a number. Their numbers of
-1e6 and above are mostly results that cancel to zero, or subnormal numbers that are flushed to it.
+1e6 and above are mostly results that cancel to zero.
 
 """
 

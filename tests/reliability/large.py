@@ -67,6 +67,7 @@ def test_rows_of_256_classes_beyond_2_31_elements() -> None:
 # What a call adds to the memory of its inputs and its result, at most, in MiB beside what is named.
 # Another loss has made the threads before; what they keep for this one is not there yet. Linux
 # forgets the largest size of the process when asked, so that what was freed before hides nothing.
+# The pages of the module that are read for the first time, up to 2 MiB, are none of it.
 PEAK = """
 import numpy as np, fastloss
 def memory(which):
@@ -78,16 +79,16 @@ rng = np.random.default_rng(0)
 loss, t, p = CALL
 with open("/proc/self/clear_refs", "w") as largest:
     largest.write("5")
-before = memory("VmRSS")
+before = memory("VmRSS") - memory("RssFile")
 value, gradient = loss.value_and_grad(t, p)
-peak = memory("VmHWM")
+peak = memory("VmHWM") - memory("RssFile")
 assert np.isfinite(value)
 print(peak - before - gradient.nbytes / 2**20, p.shape[1] * 4 / 2**20)
 """
 UNIFORM = "rng.random((ROWS, COLS), dtype='f4')"
 STRIDED = "rng.random((ROWS, 2 * COLS), dtype='f4')[:, ::2]"
 THREADS = 2
-BLOCKS = 2
+BLOCKS = 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
