@@ -38,13 +38,6 @@ bool begins(const shape& s, const shape& whole) {
   return s.size() < whole.size() && std::equal(s.begin(), s.end(), whole.begin());
 }
 
-view as_view(const array& a, const std::vector<int>& dims) {
-  view v{a.data, a.type, {}};
-  v.axes.reserve(dims.size());
-  for (int d : dims) v.axes.push_back({a.sizes[d], a.strides[d]});
-  return v;
-}
-
 std::string hexadecimal(double x) {
   char buffer[64];
   std::snprintf(buffer, sizeof buffer, "%a", x);
@@ -93,6 +86,7 @@ view as_view(const array& a) {
 std::vector<int> plan::axes_of(int rank) const {
   if (rank == 0) throw argument_error("y_pred: expected at least one dimension, got a scalar");
   std::vector<int> out;
+  out.reserve(rank);
   if (!axes) {
     for (int d = 0; d < rank; ++d) out.push_back(d);
     return out;
@@ -291,9 +285,15 @@ void fitted::transform_targets() {
 }
 
 view fitted::on_grid(const array& a) const {
-  std::vector<int> dims = row_dims_;
-  dims.insert(dims.end(), col_dims_.begin(), col_dims_.end());
-  return as_view(a, dims);
+  view v{a.data, a.type, {}};
+  v.axes.reserve(a.sizes.size());
+  for (const std::vector<int>* dims : {&row_dims_, &col_dims_})
+    for (int d : *dims) v.axes.push_back({a.sizes[d], a.strides[d]});
+  return v;
+}
+
+view fitted::on_grid(const array& a, rank_rule rule) const {
+  return rule == rank_rule::as_is ? on_grid(a) : on_grid(adjusted(a, rule));
 }
 
 view fitted::on_rows(const array& a) const { return as_view(a); }
@@ -356,12 +356,12 @@ void fitted::upstream_on_device(const array& u) {
 }
 
 void fitted::values(const array& a) { request_.values = on_rows(a); }
-void fitted::grad_pred(const array& a) { request_.grad_pred = on_grid(adjusted(a, pred_rule_)); }
+void fitted::grad_pred(const array& a) { request_.grad_pred = on_grid(a, pred_rule_); }
 void fitted::grad_true(const array& a) {
   if (!plan_.info().uses_target && a.sizes != grid_)
     throw argument_error("wrt: " + plan_.info().name +
                          " does not depend on y_true, whose gradient is zero; expected 'y_pred'");
-  request_.grad_true = on_grid(adjusted(a, true_rule_));
+  request_.grad_true = on_grid(a, true_rule_);
 }
 
 void fitted::move_to(const addresses& at) {

@@ -122,6 +122,7 @@ class fitted {
   void fit_labels(array& y_true, const array& y_pred) const;
   void transform_targets();
   view on_grid(const array& a) const;
+  view on_grid(const array& a, rank_rule rule) const;
   view on_rows(const array& a) const;
   factor fit_weight(const array& w, const char* argument) const;
   [[noreturn]] void explain(const label_error& e) const;

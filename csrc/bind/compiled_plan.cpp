@@ -88,7 +88,9 @@ py::object compiled_plan::run(py::handle y_true, py::handle y_pred, int reduce,
   if (m) call.mask(as_array(*m, "mask"));
   if (!out.is_none()) check_out(out, *p);
   // As in Keras, an empty batch of values comes back as it is.
-  const auto how = call.value_shape() == shape{0} ? reduction::none : reduction(reduce);
+  const shape& unreduced = call.value_shape();
+  const bool empty_batch = unreduced.size() == 1 && unreduced[0] == 0;
+  const auto how = empty_batch ? reduction::none : reduction(reduce);
   call.reduce(how);
   if (u)
     call.upstream(as_array(*u, "upstream"));
