@@ -190,5 +190,5 @@ $(VENV)/peers: $(VENV)/python
 
 $(VENV)/docs: $(VENV)/fastloss
 	@echo "Installing what builds the documentation"
-	@$(PIP) --no-build-isolation '.[docs]'
+	@$(PIP) --no-build-isolation '$(PACKAGE)[docs]'
 	@touch $@
