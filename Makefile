@@ -14,7 +14,7 @@ TENSORFLOW := $(TENSORFLOW_PACKAGE)>=2.18,<2.22
 BUILDERS := 'scikit-build-core>=0.10' 'pybind11>=2.13' cmake ninja
 
 # What is installed in .venv and tested: the sources, or a wheel that was built before.
-PACKAGE ?= .
+FASTLOSS_PACKAGE ?= .
 
 # A process for each core, with 2 GB for a TensorFlow of its own.
 SIDE_BY_SIDE := -n auto --maxprocesses=4 --dist=worksteal
@@ -98,7 +98,7 @@ library = $(shell $(CXX) -print-file-name=$(1))
 sanitized = LD_PRELOAD="$(call library,lib$(1).so) $(call library,libstdc++.so.6)" \
   ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="exitcode=66 suppressions=$(CURDIR)/tests/reliability/tsan.supp" \
   FASTLOSS_FUZZ_CASES=200 \
-  setarch --addr-no-randomize $(VENV)-$(2)/bin/python -m pytest -p no:cacheprovider $(SIDE_BY_SIDE)
+  setarch --addr-no-randomize $(VENV)-$(2)/bin/python -m pytest -p no:cacheprovider
 
 $(SANITIZED): $(VENV)-%/fastloss: pyproject.toml $(SOURCES)
 	@echo "Compiling fastloss with $(FLAGS_$*) (minutes)"
@@ -113,11 +113,12 @@ $(SANITIZED): $(VENV)-%/fastloss: pyproject.toml $(SOURCES)
 	@mv $@.started $@
 
 test-asan: $(VENV)-$(ASAN)/fastloss  ## Run the NumPy tests under the address and undefined-behaviour sanitizers.
-	$(call sanitized,asan,$(ASAN)) $(NUMPY_TESTS)
+	$(call sanitized,asan,$(ASAN)) $(SIDE_BY_SIDE) $(NUMPY_TESTS)
 
 test-asan-quick: $(VENV)-$(ASAN)/fastloss  ## The same for a few tests.
-	$(call sanitized,asan,$(ASAN)) -q $(QUICK_TESTS)
+	$(call sanitized,asan,$(ASAN)) $(SIDE_BY_SIDE) -q $(QUICK_TESTS)
 
+# In one process: what it saw shows in the exit status of the process that saw it.
 test-tsan: $(VENV)-tsan/fastloss  ## Run the tests of threads under the thread sanitizer.
 	$(call sanitized,tsan,tsan) $(THREADED_TESTS)
 
@@ -178,7 +179,7 @@ $(VENV)/python:
 $(VENV)/fastloss: $(VENV)/python pyproject.toml $(SOURCES)
 	@echo "Compiling fastloss and installing what it needs (minutes the first time)"
 	@touch $@.started
-	@$(PIP) --no-build-isolation '$(TENSORFLOW)' '$(PACKAGE)[bench,demo,test,dev]'
+	@$(PIP) --no-build-isolation '$(TENSORFLOW)' '$(FASTLOSS_PACKAGE)[bench,demo,test,dev]'
 	@mv $@.started $@
 
 # PyPI's PyTorch brings gigabytes for GPUs; TORCH may be the file of a build for the CPU.
@@ -190,5 +191,5 @@ $(VENV)/peers: $(VENV)/python
 
 $(VENV)/docs: $(VENV)/fastloss
 	@echo "Installing what builds the documentation"
-	@$(PIP) --no-build-isolation '$(PACKAGE)[docs]'
+	@$(PIP) --no-build-isolation '$(FASTLOSS_PACKAGE)[docs]'
 	@touch $@
