@@ -145,7 +145,7 @@ def test_labels_of_0_and_1_give_what_they_give_among_others(
 ) -> None:
     # Blocks of nothing but labels have a loop of their own.
     p = rng.random(5000).astype(dtype)
-    edges = [0, 1, 1e-8, 1e-7, 1 - 1e-7, 0.5, 2, -1, 1e-37, 0.29289, 0.70711, np.nan]
+    edges = [0, 1, 1e-8, 1e-7, 1 - 1e-7, 0.5, 2, -1, np.finfo(dtype).tiny, 0.29289, 0.70711, np.nan]
     p[: len(edges)] = p[-len(edges) :] = edges
     t = rng.integers(0, 2, 5000).astype(dtype)
     t[: len(edges)], t[-len(edges) :] = 0, 1

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 import definitions
 import fastloss
 from exact import Array
-from units import error_in_units
+from units import error_in_units, least_unit
 
 Results = tuple[Array, Array]  # value and d_pred
 
@@ -142,14 +142,17 @@ def batches(dtype: str) -> Iterator[Batch]:
 def measure(batch: Batch, dtype: str, peers: set[str]) -> dict[str, dict[str, float]]:
     """Worst error in units in the last place, by result and by who computed it."""
     worst: dict[str, dict[str, float]] = {"value": {}, "d_pred": {}}
+    least = least_unit(dtype)
     exact_value, exact_slope = batch.exact
     axes = tuple(range(1, exact_slope.ndim))
     largest = np.abs(exact_slope).max(axis=axes, keepdims=True)
     for who, compute in batch.by.items():
         if who in peers | {"fastloss"}:
             value, slope = compute()
-            errors = error_in_units(value, exact_value, dtype)
+            errors = error_in_units(value, exact_value, dtype, least=least)
             worst["value"][who] = float(errors.max())
             size = np.broadcast_to(largest, slope.shape)
-            worst["d_pred"][who] = float(error_in_units(slope, exact_slope, dtype, size).max())
+            worst["d_pred"][who] = float(
+                error_in_units(slope, exact_slope, dtype, size, least).max()
+            )
     return worst

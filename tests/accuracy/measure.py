@@ -12,7 +12,7 @@ import oracle
 from exact import Array
 from peers import PEERS, Results
 from sweeps import Case
-from units import error_in_units
+from units import error_in_units, least_unit
 
 RESULTS = ("value", "d_pred", "d_true")
 HALF = ("float16", "bfloat16")
@@ -79,7 +79,9 @@ def measure(case: Case, dtype: str, shape: tuple[int, int], *, peers: bool = Tru
             who: np.where(
                 np.isnan(truth),
                 0,
-                error_in_units(r[result].reshape(truth.shape), truth, units_of, size),
+                error_in_units(
+                    r[result].reshape(truth.shape), truth, units_of, size, least_unit(units_of)
+                ),
             )
             for who, r in found.items()
             if result in r
