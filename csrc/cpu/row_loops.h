@@ -116,12 +116,10 @@ template <class F, class T, int Phase>
 FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, const T* t,
                                 one_hot<T> hot, const T* p, T* kept, std::int64_t n, double* sums) {
   constexpr int used = F::terms_used[Phase];
-  auto terms = [&](std::int64_t i, T target) __attribute__((always_inline)) {
-    return terms_of<Phase>(f, target, p[i], kept, i, stats);
-  };
   if constexpr (sees_label<F>(Phase)) {
     if (hot.position < 0 || hot.position >= n) return;
-    row_terms<T> r = terms(hot.position, hot.value);
+    const std::int64_t i = hot.position;
+    row_terms<T> r = terms_of<Phase>(f, hot.value, p[i], kept, i, stats);
     sums[0] += r.a;
     if constexpr (used > 1) sums[1] += r.b;
     if constexpr (used > 2) sums[2] += r.c;
@@ -145,9 +143,11 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
       if (n > one) window(one, t, p);
       window(one, last.t, last.p);
     } else {
-      const T* last = F::sparse ? nullptr : t + (n - two);
-      for (std::int64_t i = 0; i + two <= n; i += two) window(two, F::sparse ? t : t + i, p + i);
-      window(two, last, p + (n - two));
+      auto from = [&](std::int64_t i) __attribute__((always_inline)) {
+        window(two, F::sparse ? nullptr : t + i, p + i);
+      };
+      for (std::int64_t i = 0; i + two <= n; i += two) from(i);
+      from(n - two);
     }
     sums[0] = larger(T(sums[0]), folded<two>(a, larger));
     if constexpr (used > 1) sums[1] = larger(T(sums[1]), folded<two>(b, larger));
