@@ -72,7 +72,11 @@ FASTLOSS_HD void run_map_terms(std::index_sequence<I...>, map_term<T>* terms, co
         return;
       }
     }
-    if constexpr (writes) std::memcpy(d_pred + i, out, size * sizeof(T));
+    if constexpr (writes) {
+      // Not std::memcpy, for which GCC takes out of wide registers what it stores in narrower ones.
+#pragma omp simd
+      for (int k = 0; k < size; ++k) d_pred[i + k] = out[k];
+    }
   };
   std::int64_t i = 0;
   for (; i + width <= n; i += width) some(i, std::integral_constant<int, width>{});

@@ -28,13 +28,27 @@ struct packet_of {
 template <class T, int N>
 using packet = typename packet_of<T, N>::type;
 
+// A vector from and to memory, by way of a variable: GCC copies the elements of an array of
+// vectors, and what is larger than a register, in parts, for which whoever loads all of it has to
+// wait.
+template <class Vector>
+FASTLOSS_HD Vector load_vector(const void* from) {
+  Vector x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+template <class Vector>
+FASTLOSS_HD void store_vector(Vector x, void* to) {
+  std::memcpy(to, &x, sizeof x);
+}
+
 // The lanes of a sum in a loop, in vectors: an array of numbers would stay in memory, where every
 // addition waits for the one before to arrive.
 class sums_in_registers {
  public:
   FASTLOSS_HD explicit sums_in_registers(const lane_sums& from) {
 #pragma GCC unroll 16
-    for (int k = 0; k < count; ++k) std::memcpy(&sums_[k], from.lane + k * width, sizeof sums_[k]);
+    for (int k = 0; k < count; ++k) sums_[k] = load_vector<vector>(from.lane + k * width);
   }
   // x[0] to x[sum_lanes - 1], one to each lane
   template <class T>
@@ -43,20 +57,17 @@ class sums_in_registers {
 #pragma omp simd
     for (int k = 0; k < sum_lanes; ++k) wide[k] = double(x[k]);
 #pragma GCC unroll 16
-    for (int k = 0; k < count; ++k) {
-      packet<double, width> more;
-      std::memcpy(&more, wide + k * width, sizeof more);
-      sums_[k] += more;
-    }
+    for (int k = 0; k < count; ++k) sums_[k] += load_vector<vector>(wide + k * width);
   }
   FASTLOSS_HD void store(lane_sums& to) const {
 #pragma GCC unroll 16
-    for (int k = 0; k < count; ++k) std::memcpy(to.lane + k * width, &sums_[k], sizeof sums_[k]);
+    for (int k = 0; k < count; ++k) store_vector(sums_[k], to.lane + k * width);
   }
 
  private:
   static constexpr int width = vector_bytes / sizeof(double), count = sum_lanes / width;
-  packet<double, width> sums_[count];
+  using vector = packet<double, width>;
+  vector sums_[count];
 };
 
 template <class T>
@@ -104,17 +115,13 @@ inline constexpr std::int64_t line = cache_line / sizeof(T);
 template <class T>
 FASTLOSS_HD void stream_line(const T* from, T* to) {
 #if defined(__AVX512F__)
-  __m512i x;
-  std::memcpy(&x, from, sizeof x);
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), x);
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), load_vector<__m512i>(from));
 #elif defined(__AVX2__)
-  __m256i x[2];
-  std::memcpy(x, from, sizeof x);
-  for (int k = 0; k < 2; ++k) _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + k, x[k]);
+  for (int k = 0; k < line<T>; k += line<T> / 2)
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(to + k), load_vector<__m256i>(from + k));
 #elif defined(__SSE2__)
-  __m128i x[4];
-  std::memcpy(x, from, sizeof x);
-  for (int k = 0; k < 4; ++k) _mm_stream_si128(reinterpret_cast<__m128i*>(to) + k, x[k]);
+  for (int k = 0; k < line<T>; k += line<T> / 4)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + k), load_vector<__m128i>(from + k));
 #else
   std::memcpy(to, from, cache_line);
 #endif
@@ -147,9 +154,7 @@ template <class T, int N, int... I>
 FASTLOSS_HD packet<T, N> load_quads(const T* from, std::int64_t step,
                                     std::integer_sequence<int, I...>) {
   if constexpr (N == 4) {
-    packet<T, 4> x;
-    std::memcpy(&x, from, sizeof x);
-    return x;
+    return load_vector<packet<T, 4>>(from);
   } else {
     using half = std::make_integer_sequence<int, N / 2>;
     return __builtin_shufflevector(load_quads<T, N / 2>(from, step, half{}),
@@ -160,7 +165,7 @@ template <class T, int N, int... I>
 FASTLOSS_HD void store_quads(packet<T, N> x, T* to, std::int64_t step,
                              std::integer_sequence<int, I...>) {
   if constexpr (N == 4) {
-    std::memcpy(to, &x, sizeof x);
+    store_vector(x, to);
   } else {
     using half = std::make_integer_sequence<int, N / 4>;
     store_quads<T, N / 2>(__builtin_shufflevector(x, x, I...), to, step, half{});
@@ -214,7 +219,7 @@ void to_lanes(const T* rows, std::int64_t n, T* out) {
         packet<T, width> x[4];
         for (int j = 0; j < 4; ++j) x[j] = load_quads<T, width>(rows + (k + j) * n + c, 4 * n, all);
         transpose_quads(x, all);
-        for (int j = 0; j < 4; ++j) std::memcpy(out + (c + j) * lanes<T> + k, &x[j], sizeof x[j]);
+        for (int j = 0; j < 4; ++j) store_vector(x[j], out + (c + j) * lanes<T> + k);
       }
     });
 #endif
@@ -233,7 +238,8 @@ void from_lanes(const T* in, std::int64_t n, T* rows) {
 #pragma GCC unroll 1
       for (int k = 0; k < lanes<T>; k += width) {
         packet<T, width> x[4];
-        for (int j = 0; j < 4; ++j) std::memcpy(&x[j], in + (c + j) * lanes<T> + k, sizeof x[j]);
+        for (int j = 0; j < 4; ++j)
+          x[j] = load_vector<packet<T, width>>(in + (c + j) * lanes<T> + k);
         transpose_quads(x, all);
         for (int j = 0; j < 4; ++j)
           store_quads<T, width>(x[j], rows + (k + j) * n + c, 4 * n, half);
