@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "core/small_vector.h"
+
 namespace fastloss {
 
 enum class dtype { boolean, i8, u8, i16, u16, i32, u32, i64, u64, f16, bf16, f32, f64 };
@@ -23,7 +25,7 @@ struct axis {
 struct view {
   char* data = nullptr;
   dtype type = dtype::f32;
-  std::vector<axis> axes;
+  small_vector<axis> axes;
 };
 
 // A factor of the loss values: a sample weight or a mask.

@@ -109,7 +109,7 @@ class operation {
 
 // out = grad * upstream, where upstream is a scalar, or shaped as grad without `axes`. Zero
 // upstream gives zero. `out` may be `grad` itself.
-void scale_gradient(const array& grad, const array& upstream, const std::vector<int>& axes,
+void scale_gradient(const array& grad, const array& upstream, const axis_list& axes,
                     const array& out);
 
 }  // namespace fastloss

@@ -126,7 +126,7 @@ void scale_blocks(const view& grad, const view& upstream, const view& out, int64
 
 }  // namespace
 
-void scale_gradient(const array& grad, const array& upstream, const std::vector<int>& axes,
+void scale_gradient(const array& grad, const array& upstream, const axis_list& axes,
                     const array& out) {
   const std::size_t rank = grad.sizes.size();
   array wide{upstream.data, upstream.type, grad.sizes, shape(rank, 0)};

@@ -44,16 +44,16 @@ std::string hexadecimal(double x) {
   return buffer;
 }
 
-template <class T, class Format>
-std::string joined(const std::vector<T>& values, Format format) {
+template <class List, class Format>
+std::string joined(const List& values, Format format) {
   std::string out;
-  for (const T& x : values) out += (out.empty() ? "" : ",") + format(x);
+  for (const auto& x : values) out += (out.empty() ? "" : ",") + format(x);
   return out;
 }
 
-template <class T, class Parse>
-std::vector<T> split(const std::string& line, Parse parse) {
-  std::vector<T> out;
+template <class List, class Parse>
+List split(const std::string& line, Parse parse) {
+  List out;
   std::istringstream parts(line);
   for (std::string part; std::getline(parts, part, ',');) out.push_back(parse(part));
   return out;
@@ -76,17 +76,15 @@ array contiguous(void* data, dtype type, shape sizes) {
 
 view as_view(const array& a) {
   view v{a.data, a.type, {}};
-  v.axes.reserve(a.sizes.size());
   for (std::size_t d = 0; d < a.sizes.size(); ++d) v.axes.push_back({a.sizes[d], a.strides[d]});
   return v;
 }
 
 // ---- plan ----
 
-std::vector<int> plan::axes_of(int rank) const {
+axis_list plan::axes_of(int rank) const {
   if (rank == 0) throw argument_error("y_pred: expected at least one dimension, got a scalar");
-  std::vector<int> out;
-  out.reserve(rank);
+  axis_list out;
   if (!axes) {
     for (int d = 0; d < rank; ++d) out.push_back(d);
     return out;
@@ -134,13 +132,13 @@ plan plan_from_text(const std::string& line) {
     const std::string key = word.substr(0, sign);
     const std::string value = sign == std::string::npos ? "" : word.substr(sign + 1);
     if (key == "parameters") {
-      p.parameters = split<double>(value, real);
+      p.parameters = split<std::vector<double>>(value, real);
     } else if (key == "axes") {
-      p.axes = split<int>(value, whole);
+      p.axes = split<axis_list>(value, whole);
     } else if (key == "label_smoothing") {
       p.label_smoothing = real(value);
     } else if (key == "class_weight" || key == "alpha" || key == "weight") {
-      p.class_weight = split<double>(value, real);
+      p.class_weight = split<std::vector<double>>(value, real);
       p.class_weight_name = key;
       p.weight_is_per_class = key != "weight";
     } else if (key == "ignore_class") {
@@ -252,12 +250,12 @@ void fitted::fit_labels(array& y_true, const array& y_pred) const {
   const shape& p = y_pred.sizes;
   const int axis = plan_.axes_of(static_cast<int>(p.size())).front();
   shape rows = p;
-  rows.erase(rows.begin() + axis);
+  rows.erase(axis);
   shape with_axis = p;
   with_axis[axis] = 1;
   if (y_true.sizes == with_axis) {
-    y_true.sizes.erase(y_true.sizes.begin() + axis);
-    y_true.strides.erase(y_true.strides.begin() + axis);
+    y_true.sizes.erase(axis);
+    y_true.strides.erase(axis);
   }
   if (y_true.sizes != rows)
     throw argument_error("y_true: expected labels of shape " + text(rows) +
@@ -286,8 +284,7 @@ void fitted::transform_targets() {
 
 view fitted::on_grid(const array& a) const {
   view v{a.data, a.type, {}};
-  v.axes.reserve(a.sizes.size());
-  for (const std::vector<int>* dims : {&row_dims_, &col_dims_})
+  for (const axis_list* dims : {&row_dims_, &col_dims_})
     for (int d : *dims) v.axes.push_back({a.sizes[d], a.strides[d]});
   return v;
 }

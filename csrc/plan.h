@@ -12,7 +12,8 @@
 
 namespace fastloss {
 
-using shape = std::vector<std::int64_t>;
+using shape = small_vector<std::int64_t>;
+using axis_list = small_vector<int>;
 
 std::string text(const shape& s);  // "(3, 4)"
 
@@ -35,10 +36,10 @@ struct argument_error : std::invalid_argument {
 
 // All that a call does not change.
 struct plan {
-  int loss = -1;                         // index into losses()
-  std::vector<double> parameters;        // as losses()[loss].parameters names them
-  std::optional<std::vector<int>> axes;  // of one loss value, counted from the end if negative;
-                                         // without a value, all
+  int loss = -1;                   // index into losses()
+  std::vector<double> parameters;  // as losses()[loss].parameters names them
+  std::optional<axis_list> axes;   // of one loss value, counted from the end if negative; without a
+                                   // value, all
   double label_smoothing = 0;
   std::vector<double> class_weight;  // of row losses: none, one for all, or one per class
   std::string class_weight_name = "class_weight";  // what the user calls them
@@ -47,7 +48,7 @@ struct plan {
 
   const loss_info& info() const { return losses()[loss]; }
   // The axes as indices from 0, in order, for y_pred with that many.
-  std::vector<int> axes_of(int rank) const;
+  axis_list axes_of(int rank) const;
 };
 
 // A term of a sum of losses.
@@ -130,7 +131,7 @@ class fitted {
   friend class fitted_sum;
   const plan& plan_;
   array y_true_;  // as given, for messages
-  std::vector<int> row_dims_, col_dims_;
+  axis_list row_dims_, col_dims_;
   shape grid_, rows_;
   rank_rule true_rule_ = rank_rule::as_is, pred_rule_ = rank_rule::as_is;
   request request_;

@@ -15,7 +15,7 @@ class compiled_plan {
   // The sum of the terms of all `terms`, each times its coefficient.
   explicit compiled_plan(const std::vector<std::pair<double, const compiled_plan*>>& terms);
 
-  std::vector<int> axes_of(int rank) const { return sum_[0].loss.axes_of(rank); }
+  axis_list axes_of(int rank) const { return sum_[0].loss.axes_of(rank); }
   std::string line() const { return to_text(sum_); }
   void warn_of_one_class(bool warns) { warns_of_one_class_.assign(sum_.size(), warns); }
 

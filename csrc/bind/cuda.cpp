@@ -1,8 +1,8 @@
 // The Python module of the CUDA kernels: describes arrays by their addresses, and enqueues. It owns
 // no memory of a device and waits for none.
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
+#include "bind/small_vector.h"
 #include "bind/without_gil.h"
 #include "bind/xla_cuda.h"
 #include "cuda/device.h"

@@ -2,11 +2,11 @@
 // Nothing here knows a loss by name, and no array is copied.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include "api.h"
 #include "bind/arrays.h"
 #include "bind/compiled_plan.h"
+#include "bind/small_vector.h"
 #include "bind/tensorflow.h"
 #include "bind/without_gil.h"
 #include "operation.h"
@@ -143,10 +143,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         "Whether a kernel may fill `out` while it reads `array`: they are the same elements, or "
         "share no memory.");
   py::class_<compiled_plan>(m, "Plan")
-      .def(py::init([](int loss, std::vector<double> parameters,
-                       std::optional<std::vector<int>> axes, double label_smoothing,
-                       std::vector<double> class_weight, std::string class_weight_name,
-                       std::optional<int64_t> ignore_class, bool weight_is_per_class) {
+      .def(py::init([](int loss, std::vector<double> parameters, std::optional<axis_list> axes,
+                       double label_smoothing, std::vector<double> class_weight,
+                       std::string class_weight_name, std::optional<int64_t> ignore_class,
+                       bool weight_is_per_class) {
              return compiled_plan({loss, std::move(parameters), std::move(axes), label_smoothing,
                                    std::move(class_weight), std::move(class_weight_name),
                                    ignore_class, weight_is_per_class});

@@ -285,17 +285,15 @@ void unknown_shapes(TF_ShapeInferenceContext* c, TF_Status* s) {
 
 // ---- gradient times upstream ----
 
-using axes_list = std::vector<int>;
-
 void* create_scale(TF_OpKernelConstruction* c) {
-  return create<axes_list>(c, "axes", [](const std::string& line) {
-    axes_list axes;
+  return create<axis_list>(c, "axes", [](const std::string& line) {
+    axis_list axes;
     std::istringstream words(line);
     for (int a; words >> a;) axes.push_back(a);
     return axes;
   });
 }
-void delete_scale(void* state) { delete static_cast<axes_list*>(state); }
+void delete_scale(void* state) { delete static_cast<axis_list*>(state); }
 
 bool is_one(const array& a) {
   return a.sizes.empty() && ((a.type == dtype::f32 && *reinterpret_cast<float*>(a.data) == 1) ||
@@ -315,7 +313,7 @@ void compute_scale(void* state, TF_OpKernelContext* tf_context) {
     // A second reference would keep the memory from being forwarded; TensorFlow holds its own.
     if (same_type) grad.reset();
     const tensor out = same_type ? c.forward_or_allocate(0, 0, g.sizes) : c.allocate(0, g.sizes);
-    scale_gradient(g, u, *static_cast<const axes_list*>(state), as_array(out));
+    scale_gradient(g, u, *static_cast<const axis_list*>(state), as_array(out));
   });
 }
 
