@@ -14,9 +14,16 @@
 
 namespace {
 
-// One cache line. GCC and Clang make of it what the processor has.
-typedef float lanes __attribute__((vector_size(64)));
-constexpr std::size_t width = sizeof(lanes) / sizeof(float);
+// What a register holds; GCC takes wider ones apart by way of memory.
+#if defined(__AVX512F__)
+constexpr std::size_t vector_bytes = 64;
+#elif defined(__AVX__)
+constexpr std::size_t vector_bytes = 32;
+#else
+constexpr std::size_t vector_bytes = 16;
+#endif
+typedef float lanes __attribute__((vector_size(vector_bytes)));
+constexpr std::size_t width = sizeof(lanes) / sizeof(float), line = 64 / sizeof(float);
 
 inline lanes load(const float* from) {
   lanes x;
@@ -25,16 +32,13 @@ inline lanes load(const float* from) {
 }
 
 // Past the cache: the line is not read before it is written.
-inline void stream(float* to, const lanes& x) {
+inline void stream(float* to, lanes x) {
 #if defined(__AVX512F__)
-  _mm512_stream_ps(to, reinterpret_cast<const __m512&>(x));
+  _mm512_stream_ps(to, x);
 #elif defined(__AVX__)
-  const auto* halves = reinterpret_cast<const __m256*>(&x);
-  _mm256_stream_ps(to, halves[0]);
-  _mm256_stream_ps(to + 8, halves[1]);
+  _mm256_stream_ps(to, x);
 #elif defined(__SSE2__)
-  const auto* quarters = reinterpret_cast<const __m128*>(&x);
-  for (int k = 0; k < 4; ++k) _mm_stream_ps(to + 4 * k, quarters[k]);
+  _mm_stream_ps(to, x);
 #else
   std::memcpy(to, &x, sizeof x);
 #endif
@@ -43,14 +47,15 @@ inline void stream(float* to, const lanes& x) {
 template <bool two, bool streaming>
 void write(const float* t, const float* p, float* g, std::size_t begin, std::size_t end) {
   std::size_t i = begin;
-  for (; i + width <= end; i += width) {
-    lanes x = load(p + i);
-    if constexpr (two) x += load(t + i);
-    if constexpr (streaming)
-      stream(g + i, x);
-    else
-      std::memcpy(g + i, &x, sizeof x);
-  }
+  for (; i + line <= end; i += line)
+    for (std::size_t k = i; k < i + line; k += width) {
+      lanes x = load(p + k);
+      if constexpr (two) x += load(t + k);
+      if constexpr (streaming)
+        stream(g + k, x);
+      else
+        std::memcpy(g + k, &x, sizeof x);
+    }
   for (; i < end; ++i) g[i] = two ? p[i] + t[i] : p[i];
 #if defined(__SSE2__)
   if constexpr (streaming) _mm_sfence();
@@ -92,9 +97,9 @@ extern "C" double move_bytes(const float* t, const float* p, float* g, std::size
   double total = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : total)
   {
-    std::size_t lines = (n + width - 1) / width, team = omp_get_num_threads();
-    std::size_t begin = lines * omp_get_thread_num() / team * width;
-    std::size_t end = lines * (omp_get_thread_num() + 1) / team * width;
+    std::size_t lines = (n + line - 1) / line, team = omp_get_num_threads();
+    std::size_t begin = lines * omp_get_thread_num() / team * line;
+    std::size_t end = lines * (omp_get_thread_num() + 1) / team * line;
     total += part(t, p, g, begin, end < n ? end : n, streaming);
   }
   return total;
