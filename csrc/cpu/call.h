@@ -91,7 +91,11 @@ class call {
   bool labels_are_binary() const;
   double map_tile(const tile& at, const sinks<T>& to) const;
   double map_panel(std::int64_t first, std::int64_t n, const sinks<T>& to) const;
-  void scales(const tile& at, const T* w, T scale, T* out) const;
+  double map_run(std::int64_t first, std::int64_t n, const T* t, const T* p, T scale,
+                 const sink<T>& to) const;
+  double map_rows(const tile& at, const T* t, const T* p, const sink<T>& to) const;
+  double map_elements(const tile& at, const T* t, const T* p, const sinks<T>& to) const;
+  void scales(const tile& at, const T* w, T* out) const;
 
   // row_driver.cpp: one row after the other, elements in vector lanes.
   struct row_state;
@@ -146,13 +150,12 @@ class call {
   int wants_ = 0, threads_ = 1;
   bool streams_ = false;  // the gradients are so large that they are written past the caches
   // From `prepare`. What multiplies sums of losses: `norm_` for a reduction, `mean_` where a row's
-  // loss is a mean. What multiplies gradients beside weights: `scale_`, for map losses also as a
-  // block of equal numbers.
+  // loss is a mean. What multiplies gradients beside weights: `scale_`.
   double slope_, norm_ = 1, mean_ = 1;
   T scale_ = 1;
   // A class weight that all classes have, where it may multiply the loss of a row instead.
   T row_factor_ = 1;
-  std::vector<T> equal_scales_, class_weight_copy_;
+  std::vector<T> class_weight_copy_;
   std::shared_ptr<const lane_arrays> lanes_;
   std::shared_ptr<long_rows> long_rows_;
   alignas(16) unsigned char functor_[functor_bytes];

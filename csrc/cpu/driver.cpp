@@ -83,7 +83,6 @@ void call<T>::prepare() {
   norm_ = normalization();
   if (is_map() && kernel_.averages) mean_ = 1.0 / double(r_.cols);
   scale_ = T(norm_ * mean_ * slope_);
-  if (is_map()) equal_scales_.assign(std::min(block, r_.rows * r_.cols), scale_);
 }
 
 template <class T>

@@ -157,6 +157,11 @@ template <class T>
 struct memory_loops {
   // Sum of w[i] x[i] (of x[i] without w) in double; a zero weight hides any x.
   double (*weighted_sum)(const T* x, const T* w, std::int64_t n);
+  // The same of each of some adjacent rows.
+  void (*row_sums)(const T* x, const T* w, std::int64_t rows, std::int64_t cols, double* sums);
+  // Element by element; a zero wins over what is no number.
+  void (*multiply)(const T* x, std::int64_t n, T* product);
+  void (*scale)(T by, std::int64_t n, T* x);
   bool (*all_zero_or_one)(const T* x, std::int64_t n);
   bool (*all_below)(const std::int64_t* x, std::int64_t n, std::int64_t limit);  // and at least 0
   // A copy that does not go through the caches; see end_of_writes in parallel.h.

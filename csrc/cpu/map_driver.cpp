@@ -43,29 +43,75 @@ std::optional<double> call<T>::run_map(bool expect_binary) {
 // The sum of the losses of a tile; of whole rows that nothing reduces, their values instead.
 template <class T>
 double call<T>::map_tile(const tile& at, const sinks<T>& to) const {
+  // Elements from which a row is worth a loop of its own, where each row has another scale.
+  constexpr int64_t own_loop = 256;
   const int64_t first = at.row * r_.cols + at.col;
-  T t_scratch[block], p_scratch[block], w[block], s_scratch[block], loss[block];
-  alignas(cache_line) T d_pred_scratch[block], d_true_scratch[block];
+  T t_scratch[block], p_scratch[block];
   const T* t = targets(at, t_scratch);
   const T* p = load(p_, first, at.size(), p_scratch);
-  const T* s = equal_scales_.data();
-  const bool weighted = !weights_.empty();
-  if (!weighted && !upstream_ && !to.truth && r_.reduce != reduction::none && scale_ != 0) {
-    T* d_pred = !to.pred ? nullptr : to.pred.place(first, at.size(), d_pred_scratch);
-    map_term<T> term = plain_term();
-    plain_loops(t, at.size(), term)
-        .run(&term, t, p, nullptr, d_pred, to.pred.streams() && is_line(d_pred), at.size());
-    if (d_pred == d_pred_scratch) store(*to.pred.array(), first, at.size(), d_pred);
+  if (to.truth || weights_.per_element()) return map_elements(at, t, p, to);
+  if (weights_.empty() && !upstream_ && r_.reduce != reduction::none)
+    return map_run(first, at.size(), t, p, scale_, to.pred);
+  return at.cols < own_loop ? map_elements(at, t, p, to) : map_rows(at, t, p, to.pred);
+}
+
+// The sum of the losses of elements whose gradients are all times `scale`.
+template <class T>
+double call<T>::map_run(int64_t first, int64_t n, const T* t, const T* p, T scale,
+                        const sink<T>& to) const {
+  alignas(cache_line) T scratch[block];
+  map_term<T> term = plain_term();
+  term.scale = scale;
+  const map_sums<T>& loops = plain_loops(t, n, term);
+  if (!to || scale == 0) {
+    loops.run(&term, t, p, nullptr, nullptr, false, n);
+    if (to) to.clear(first, n);
     return term.sums.total();
   }
+  T* d_pred = to.place(first, n, scratch);
+  const bool streams = to.streams() && is_line(d_pred);
+  if (!streams) d_pred = to.begin(first, n, scratch);
+  loops.run(&term, t, p, nullptr, d_pred, streams, n);
+  if (!streams) to.end(first, n, scratch);
+  return term.sums.total();
+}
+
+// The same of rows, each with a scale of its own.
+template <class T>
+double call<T>::map_rows(const tile& at, const T* t, const T* p, const sink<T>& to) const {
+  T weights[block], scratch[block], values[block];
+  weights_.rows(at.row, at.rows, weights);
+  const T* upstream = upstream_ ? load(*upstream_, at.row, at.rows, scratch) : nullptr;
+  double sum = 0;
+  for (int64_t r = 0; r < at.rows; ++r) {
+    const int64_t skipped = r * at.cols, first = at.row * r_.cols + at.col + skipped;
+    const T weight = weights[r];
+    double loss = 0;
+    if (weight != 0)
+      loss = weight * map_run(first, at.cols, t + skipped, p + skipped,
+                              scale_ * weight * (upstream ? upstream[r] : T(1)), to);
+    else if (to)
+      to.clear(first, at.cols);
+    sum += loss;
+    values[r] = T(mean_ * loss);
+  }
+  if (r_.reduce != reduction::none || at.cols < r_.cols) return sum;
+  store(*values_, at.row, at.rows, values);
+  return 0;
+}
+
+// The same of elements, each with a scale of its own.
+template <class T>
+double call<T>::map_elements(const tile& at, const T* t, const T* p, const sinks<T>& to) const {
+  const int64_t first = at.row * r_.cols + at.col;
+  T weights[block], s[block], loss[block];
+  alignas(cache_line) T d_pred_scratch[block], d_true_scratch[block];
   const bool labels = are_labels(t, at.size());
   const loss_kernel<T>& kernel = labels ? *kernel_.of_labels : kernel_;
   const void* functor = labels ? label_functor_ : functor_;
-  if (weighted) weights_.elements(at, r_.cols, w);
-  if (weighted || upstream_) {
-    scales(at, weighted ? w : nullptr, scale_, s_scratch);
-    s = s_scratch;
-  }
+  if (!weights_.empty()) weights_.elements(at, r_.cols, weights);
+  const T* w = weights_.empty() ? nullptr : weights;
+  scales(at, w, s);
   const int wants = (to.pred ? wants_pred : 0) | (to.truth ? wants_true : 0);
   const bool untransforms = to.truth && transforms_target();
   const bool streams = to.pred.streams() || to.truth.streams();
@@ -79,15 +125,13 @@ double call<T>::map_tile(const tile& at, const sinks<T>& to) const {
     to.pred.end(first + k, n, d_pred_scratch);
     to.truth.end(first + k, n, d_true_scratch);
   }
-
-  const T* weight = weighted ? w : nullptr;
   if (r_.reduce != reduction::none || at.cols < r_.cols)
-    return set_.memory.weighted_sum(loss, weight, at.size());
-  T sums[block];
-  for (int64_t r = 0; r < at.rows; ++r)
-    sums[r] = T(mean_ * set_.memory.weighted_sum(loss + r * at.cols,
-                                                 weight ? weight + r * at.cols : nullptr, at.cols));
-  store(*values_, at.row, at.rows, sums);
+    return set_.memory.weighted_sum(loss, w, at.size());
+  double sums[block];
+  T values[block];
+  set_.memory.row_sums(loss, w, at.rows, at.cols, sums);
+  for (int64_t r = 0; r < at.rows; ++r) values[r] = T(mean_ * sums[r]);
+  store(*values_, at.row, at.rows, values);
   return 0;
 }
 
@@ -159,21 +203,18 @@ bool call<T>::are_labels(const T* t, int64_t n) const {
          set_.memory.all_zero_or_one(t, n);
 }
 
-// scale * weight * upstream, per element.
+// What multiplies the gradient of each element: the scale, the weight, if there is one, and
+// upstream.
 template <class T>
-void call<T>::scales(const tile& at, const T* w, T scale, T* out) const {
-  if (!upstream_) {
-    for (int64_t i = 0; i < at.size(); ++i) out[i] = scale * w[i];
-    return;
-  }
+void call<T>::scales(const tile& at, const T* w, T* out) const {
+  const int64_t n = at.size();
+  if (!w && !upstream_) return void(std::fill_n(out, n, scale_));
   T scratch[block];
-  const T* upstream = load(*upstream_, at.row, at.rows, scratch);
-  for (int64_t r = 0; r < at.rows; ++r)
-    for (int64_t j = 0; j < at.cols; ++j) {
-      const int64_t i = r * at.cols + j;
-      const T weight = w ? w[i] : T(1);
-      out[i] = weight == 0 ? T(0) : scale * upstream[r] * weight;
-    }
+  const T* first = w ? w : factors<T>::for_elements(*upstream_, at, out);
+  if (first != out) std::copy_n(first, n, out);
+  if (w && upstream_)
+    set_.memory.multiply(factors<T>::for_elements(*upstream_, at, scratch), n, out);
+  set_.memory.scale(scale_, n, out);
 }
 
 template class call<float>;

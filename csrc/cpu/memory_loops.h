@@ -70,25 +70,80 @@ class sums_in_registers {
   vector sums_[count];
 };
 
-template <class T>
-double weighted_sum(const T* x, const T* w, std::int64_t n) {
+template <bool Weighted, class T>
+FASTLOSS_HD double weighted_term(const T* x, const T* w, std::int64_t i) {
+  if constexpr (Weighted)
+    return w[i] == 0 ? 0.0 : double(x[i]) * double(w[i]);
+  else
+    return double(x[i]);
+}
+
+template <bool Weighted, class T>
+FASTLOSS_HD double sum_of_terms(const T* x, const T* w, std::int64_t n) {
   constexpr int width = sum_lanes;
   lane_sums all{};
-  double (&sums)[width] = all.lane;
+  sums_in_registers sums(all);
   std::int64_t i = 0;
-  if (w) {
-    for (; i + width <= n; i += width)
+  for (; i + width <= n; i += width) {
+    double terms[width];
 #pragma omp simd
-      for (int k = 0; k < width; ++k)
-        sums[k] += w[i + k] == 0 ? 0.0 : double(x[i + k]) * double(w[i + k]);
-    for (; i < n; ++i) sums[i % width] += w[i] == 0 ? 0.0 : double(x[i]) * double(w[i]);
-  } else {
-    for (; i + width <= n; i += width)
-#pragma omp simd
-      for (int k = 0; k < width; ++k) sums[k] += double(x[i + k]);
-    for (; i < n; ++i) sums[i % width] += double(x[i]);
+    for (int k = 0; k < width; ++k) terms[k] = weighted_term<Weighted>(x, w, i + k);
+    sums.add(terms);
   }
+  sums.store(all);
+  for (; i < n; ++i) all.lane[i % width] += weighted_term<Weighted>(x, w, i);
   return all.total();
+}
+
+template <class T>
+double weighted_sum(const T* x, const T* w, std::int64_t n) {
+  return w ? sum_of_terms<true>(x, w, n) : sum_of_terms<false>(x, w, n);
+}
+
+// Of fewer terms than there are lanes, and in the same order; `half` is the largest power of two
+// below their number.
+template <bool Weighted, class T>
+FASTLOSS_HD double sum_of_short_row(const T* x, const T* w, std::int64_t n, std::int64_t half) {
+  double terms[sum_lanes];
+  for (std::int64_t i = 0; i < n; ++i) terms[i] = weighted_term<Weighted>(x, w, i);
+  for (; half > 0; n = half, half /= 2)
+    for (std::int64_t k = 0; k + half < n; ++k) terms[k] += terms[k + half];
+  return terms[0];
+}
+
+template <bool Weighted, class T>
+FASTLOSS_HD void sum_rows(const T* x, const T* w, std::int64_t rows, std::int64_t cols,
+                          double* sums) {
+  if (cols == 1) {
+#pragma omp simd
+    for (std::int64_t r = 0; r < rows; ++r) sums[r] = weighted_term<Weighted>(x, w, r);
+    return;
+  }
+  std::int64_t half = 1;
+  while (2 * half < cols) half *= 2;
+  for (std::int64_t r = 0; r < rows; ++r, x += cols, w += Weighted ? cols : 0)
+    sums[r] = cols < sum_lanes ? sum_of_short_row<Weighted>(x, w, cols, half)
+                               : sum_of_terms<Weighted>(x, w, cols);
+}
+
+template <class T>
+void row_sums(const T* x, const T* w, std::int64_t rows, std::int64_t cols, double* sums) {
+  w ? sum_rows<true>(x, w, rows, cols, sums) : sum_rows<false>(x, w, rows, cols, sums);
+}
+
+template <class T>
+void multiply(const T* x, std::int64_t n, T* product) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const T both = x[i] * product[i];
+    product[i] = x[i] == 0 ? T(0) : (product[i] == 0 ? T(0) : both);
+  }
+}
+
+template <class T>
+void scale(T by, std::int64_t n, T* x) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) x[i] = x[i] == 0 ? T(0) : by * x[i];
 }
 
 template <class T>
@@ -252,8 +307,8 @@ void from_lanes(const T* in, std::int64_t n, T* rows) {
 
 template <class T>
 memory_loops<T> make_memory_loops() {
-  return {weighted_sum<T>, all_zero_or_one<T>, all_below,    stream<T>,
-          add<T>,          to_lanes<T>,        from_lanes<T>};
+  return {weighted_sum<T>, row_sums<T>, multiply<T>, scale<T>,    all_zero_or_one<T>,
+          all_below,       stream<T>,   add<T>,      to_lanes<T>, from_lanes<T>};
 }
 
 }  // namespace

@@ -236,14 +236,8 @@ void call<T>::gradient(const tile& at, const row_state& s, const T* kept,
 
 template <class T>
 void call<T>::zero_gradient(const tile& at, const sinks<T>& to) const {
-  const int64_t first = at.row * r_.cols + at.col;
-  for (const sink<T>* one : {&to.pred, &to.truth}) {
-    if (!*one) continue;
-    T scratch[block];
-    T* zeros = one->place(first, at.cols, scratch);
-    std::fill_n(zeros, at.cols, T(0));
-    if (zeros == scratch) store(*one->array(), first, at.cols, scratch);
-  }
+  for (const sink<T>* one : {&to.pred, &to.truth})
+    if (*one) one->clear(at.row * r_.cols + at.col, at.cols);
 }
 
 template class call<float>;

@@ -1,10 +1,12 @@
 // Where a gradient goes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
 #include "cpu/kernels.h"
+#include "cpu/tiles.h"
 #include "cpu/view.h"
 
 namespace fastloss::cpu {
@@ -40,6 +42,13 @@ class sink {
       store(*array_, first, n, scratch);
     else if (streams_)
       loops_->stream(scratch, n, to);
+  }
+  // Writes zeros, at most a block.
+  void clear(std::int64_t first, std::int64_t n) const {
+    T scratch[block];
+    T* to = place(first, n, scratch);
+    std::fill_n(to, n, T(0));
+    if (to == scratch) store(*array_, first, n, scratch);
   }
 
  private:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "api.h"
+#include "cpu/kernels.h"
 #include "cpu/view.h"
 
 namespace fastloss::cpu {
@@ -65,22 +66,31 @@ class factors {
   }
   void elements(const tile& t, std::int64_t cols, T* out) const {
     fill(out, t.size(), [&](const view& v, bool per_element, T* scratch) {
-      if (per_element) return load(v, t.row * cols + t.col, t.size(), scratch);
-      T by_row[block];
-      const T* row = load(v, t.row, t.rows, by_row);
-      for (std::int64_t r = 0; r < t.rows; ++r) std::fill_n(scratch + r * t.cols, t.cols, row[r]);
-      return static_cast<const T*>(scratch);
+      return per_element ? load(v, t.row * cols + t.col, t.size(), scratch)
+                         : for_elements(v, t, scratch);
     });
+  }
+  // What each row has, for each of its elements.
+  static const T* for_elements(const view& of_rows, const tile& t, T* out) {
+    if (t.cols == 1) return load(of_rows, t.row, t.rows, out);
+    T scratch[block];
+    const T* row = load(of_rows, t.row, t.rows, scratch);
+    for (std::int64_t r = 0; r < t.rows; ++r) std::fill_n(out + r * t.cols, t.cols, row[r]);
+    return out;
   }
 
  private:
   template <class Get>
   void fill(T* out, std::int64_t n, Get get) const {
-    std::fill_n(out, n, T(1));
+    if (sources_.empty()) return void(std::fill_n(out, n, T(1)));
     T scratch[block];
     for (const factor& f : sources_) {
-      const T* x = get(f.values, f.per_element, scratch);
-      for (std::int64_t i = 0; i < n; ++i) out[i] = out[i] == 0 || x[i] == 0 ? T(0) : out[i] * x[i];
+      const bool is_first = &f == sources_.data();
+      const T* x = get(f.values, f.per_element, is_first ? out : scratch);
+      if (!is_first)
+        kernels().get<T>().memory.multiply(x, n, out);
+      else if (x != out)
+        std::copy_n(x, n, out);
     }
   }
   std::vector<factor> sources_;
