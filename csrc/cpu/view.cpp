@@ -1,5 +1,6 @@
 #include "cpu/view.h"
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -45,34 +46,54 @@ void for_each_run(const view& v, std::int64_t first, std::int64_t n, Visit visit
   }
 }
 
-// Loops over a run twice: with the stride as a constant where elements are adjacent, so that the
-// conversion is vectorized, and with any stride. Elements may be unaligned.
+// Adjacent elements are converted in vectors; they go through a part of an array, because they may
+// be unaligned.
+constexpr std::int64_t part = 128;
+
+template <class Stored, class T>
+void gather_adjacent(const char* from, std::int64_t n, T* out) {
+  for (std::int64_t first = 0; first < n; first += part) {
+    const std::int64_t count = std::min(part, n - first);
+    Stored x[part];
+    std::memcpy(x, from + first * sizeof(Stored), count * sizeof(Stored));
+    for (std::int64_t i = 0; i < count; ++i) out[first + i] = from_storage<T>(x[i]);
+  }
+}
+
+template <class Stored, class T>
+void scatter_adjacent(const T* block, std::int64_t n, char* to) {
+  for (std::int64_t first = 0; first < n; first += part) {
+    const std::int64_t count = std::min(part, n - first);
+    Stored x[part];
+    for (std::int64_t i = 0; i < count; ++i) x[i] = to_storage<Stored>(block[first + i]);
+    std::memcpy(to + first * sizeof(Stored), x, count * sizeof(Stored));
+  }
+}
+
 template <class Stored, class T>
 void gather(const view& v, std::int64_t first, std::int64_t n, T* out) {
   for_each_run(v, first, n,
                [out](const char* at, std::int64_t stride, std::int64_t count, std::int64_t where) {
-                 auto loop = [&](std::int64_t step) __attribute__((always_inline)) {
-                   for (std::int64_t i = 0; i < count; ++i) {
-                     Stored x;
-                     std::memcpy(&x, at + i * step, sizeof x);
-                     out[where + i] = from_storage<T>(x);
-                   }
-                 };
-                 stride == sizeof(Stored) ? loop(sizeof(Stored)) : loop(stride);
+                 if (stride == sizeof(Stored))
+                   return gather_adjacent<Stored>(at, count, out + where);
+                 for (std::int64_t i = 0; i < count; ++i) {
+                   Stored x;
+                   std::memcpy(&x, at + i * stride, sizeof x);
+                   out[where + i] = from_storage<T>(x);
+                 }
                });
 }
 
 template <class Stored, class T>
 void scatter(const view& v, std::int64_t first, std::int64_t n, const T* block) {
   for_each_run(v, first, n,
-               [&](char* at, std::int64_t stride, std::int64_t count, std::int64_t where) {
-                 auto loop = [&](std::int64_t step) __attribute__((always_inline)) {
-                   for (std::int64_t i = 0; i < count; ++i) {
-                     Stored x = to_storage<Stored>(block[where + i]);
-                     std::memcpy(at + i * step, &x, sizeof x);
-                   }
-                 };
-                 stride == sizeof(Stored) ? loop(sizeof(Stored)) : loop(stride);
+               [block](char* at, std::int64_t stride, std::int64_t count, std::int64_t where) {
+                 if (stride == sizeof(Stored))
+                   return scatter_adjacent<Stored>(block + where, count, at);
+                 for (std::int64_t i = 0; i < count; ++i) {
+                   const Stored x = to_storage<Stored>(block[where + i]);
+                   std::memcpy(at + i * stride, &x, sizeof x);
+                 }
                });
 }
 
