@@ -188,3 +188,18 @@ def test_weighted_mean_over_many_blocks(
 def test_mean_of_many_equal_losses_is_exact() -> None:
     ones = np.ones((1_000_003, 1), np.float32)
     assert fastloss.MeanAbsoluteError()(np.zeros_like(ones), ones) == 1.0
+
+
+@pytest.mark.parametrize("cols", [1, 3, 300, 5000])
+def test_rows_have_weights_and_upstream_of_their_own(cols):
+    rng = np.random.default_rng(cols)
+    t, p = rng.normal(size=(2, 7, cols))
+    weight, upstream = rng.uniform(1, 2, (2, 7))
+    weight[2], upstream[4], p[2] = 0, 0, np.nan
+    loss = fastloss.MeanSquaredError(reduction=None)
+    values, grad = loss.value_and_grad(t, p, sample_weight=weight, upstream=upstream)
+    errors = np.where(weight[:, None] == 0, 0, p - t)
+    np.testing.assert_allclose(values, weight * np.mean(errors**2, 1), rtol=1e-13)
+    slopes = (2 / cols * weight * upstream)[:, None] * errors
+    np.testing.assert_allclose(grad, slopes, rtol=1e-13)
+    assert not grad[[2, 4]].any()
