@@ -191,7 +191,7 @@ def test_mean_of_many_equal_losses_is_exact() -> None:
 
 
 @pytest.mark.parametrize("cols", [1, 3, 300, 5000])
-def test_rows_have_weights_and_upstream_of_their_own(cols):
+def test_rows_have_weights_and_upstream_of_their_own(cols: int) -> None:
     rng = np.random.default_rng(cols)
     t, p = rng.normal(size=(2, 7, cols))
     weight, upstream = rng.uniform(1, 2, (2, 7))

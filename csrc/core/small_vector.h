@@ -11,8 +11,8 @@
 namespace fastloss {
 
 // For the shapes and axes of a call: to allocate a few of them takes longer than to compute a small
-// loss. What there is of std::vector's interface works as it does there; an object that was moved
-// from may only be assigned to or destroyed.
+// loss. What there is of std::vector's interface works as it does there, but erase takes an index;
+// an object that was moved from may only be assigned to or destroyed.
 template <class T, std::size_t inside = 4>
 class small_vector {
   static_assert(std::is_trivially_copyable_v<T>);
