@@ -38,14 +38,14 @@ class call {
   std::int64_t cols() const { return r_.cols; }
   // Whether the map loss takes elements as they are, and all gradients have one scale.
   bool is_plain() const {
-    return is_map() && weights_.empty() && !upstream_ && !grad_true_ && !transforms_target() &&
-           r_.reduce != reduction::none && scale_ != 0;
+    return is_map() && has_one_scale() && !grad_true_ && !transforms_target() && scale_ != 0;
   }
   // A plain loss as a term of loops, and its loops for these targets, which take it as it is then.
-  map_term<T> plain_term() const { return {functor_, scale_, {}}; }
+  map_term<T> plain_term() const { return {functor_, scale_, {}, ahead_}; }
   const map_sums<T>& plain_loops(const T* t, std::int64_t n, map_term<T>& term) const {
     const bool labels = are_labels(t, n);
     term.functor = labels ? label_functor_ : functor_;
+    if (labels && ahead_ > 0) term.ahead = flat_block;  // which looks at the next targets first
     return (labels ? *kernel_.of_labels : kernel_).sums;
   }
   bool takes_little() const {
@@ -89,6 +89,10 @@ class call {
   // Whether targets are such that the cheaper kernel for labels does.
   bool are_labels(const T* t, std::int64_t n) const;
   bool labels_are_binary() const;
+  // Whether all gradients are times the same, and no row has a value of its own.
+  bool has_one_scale() const {
+    return weights_.empty() && !upstream_ && r_.reduce != reduction::none;
+  }
   double map_tile(const tile& at, const sinks<T>& to) const;
   double map_panel(std::int64_t first, std::int64_t n, const sinks<T>& to) const;
   double map_run(std::int64_t first, std::int64_t n, const T* t, const T* p, T scale,
@@ -149,6 +153,7 @@ class call {
   factors<T> weights_;
   int wants_ = 0, threads_ = 1;
   bool streams_ = false;  // the gradients are so large that they are written past the caches
+  std::int64_t ahead_ = 0;
   // From `prepare`. What multiplies sums of losses: `norm_` for a reduction, `mean_` where a row's
   // loss is a mean. What multiplies gradients beside weights: `scale_`.
   double slope_, norm_ = 1, mean_ = 1;
@@ -172,6 +177,12 @@ inline bool is_line(const void* at) {
 
 // Elements for which waking a team costs more than it saves.
 inline constexpr std::int64_t serial_below = 32768;
+
+// Elements from which loops ask for memory, and how far ahead: as the processor does not across the
+// end of a page.
+inline constexpr std::int64_t prefetched_from = 1 << 18;
+template <class T>
+inline constexpr std::int64_t page = 4096 / sizeof(T);
 
 // Bytes of gradients from which they are written past the caches. Smaller ones are found there by
 // who reads them next.

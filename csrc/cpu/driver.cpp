@@ -48,6 +48,7 @@ call<T>::call(const request& r, double coefficient)
   weights_.add(r.own_weight);
   const int64_t size = r.rows * r.cols;
   threads_ = size < serial_below ? 1 : r.threads;
+  ahead_ = size < prefetched_from ? 0 : page<T>;
   const int64_t outputs = (r.grad_pred ? 1 : 0) + (r.grad_true ? 1 : 0);
   streams_ = outputs * size * int64_t(sizeof(T)) >= stream_from;
 }

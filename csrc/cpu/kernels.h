@@ -10,12 +10,13 @@
 namespace fastloss::cpu {
 
 // Asks for memory that is read soon, so that it comes while something else is computed. The
-// processor does so by itself only along one stream. Need not lie inside of an array.
+// processor does so by itself only along a stream, and begins anew at each page. Need not lie
+// inside of an array.
 template <class T>
 FASTLOSS_HD void prefetch(const T* at, std::int64_t n) {
   constexpr std::int64_t line = 64 / sizeof(T);
   for (std::int64_t i = 0; i < n; i += line)
-    __builtin_prefetch(reinterpret_cast<const char*>(at) + i * std::int64_t(sizeof(T)), 0, 2);
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + i * std::int64_t(sizeof(T)), 0, 3);
 }
 
 // What a caller wants beside the value; indexes the arrays of loops below.
@@ -65,12 +66,14 @@ struct lane_block {
 };
 
 // A map loss, or a term of a sum of such, in the usual case: what all of its gradients are times,
-// which is not zero, and the lanes that its losses are added to.
+// which is not zero, the lanes that its losses are added to, and how many elements ahead loops ask
+// for memory.
 template <class T>
 struct map_term {
   const void* functor;
   T scale;
   lane_sums sums;
+  std::int64_t ahead;
 };
 
 // Loops over the elements of one such loss, or of two at once. They write the sum of the gradients

@@ -10,7 +10,10 @@ using std::int64_t;
 
 template <class T>
 std::optional<double> call<T>::run_map(bool expect_binary) {
-  const tiling tiles(r_.rows, r_.cols);
+  // Where rows do not matter, elements are cut so that they fill the lanes of the sums.
+  const bool is_flat = has_one_scale() && !class_weight_ && !grad_true_;
+  const tiling tiles =
+      is_flat ? tiling(1, r_.rows * r_.cols, flat_block) : tiling(r_.rows, r_.cols);
   std::vector<double> partial(tiles.count());
   std::atomic<bool> as_expected{true};
   const sinks<T> to = arrays();
@@ -18,7 +21,7 @@ std::optional<double> call<T>::run_map(bool expect_binary) {
     const tile at = tiles.at(i);
     if (at.size() == 0) return;
     if (expect_binary) {
-      T scratch[block];
+      T scratch[flat_block];
       if (!as_expected.load(std::memory_order_relaxed)) return;
       const int64_t first = at.row * r_.cols + at.col;
       if (!set_.memory.all_zero_or_one(load(t_, first, at.size(), scratch), at.size())) {
@@ -46,12 +49,11 @@ double call<T>::map_tile(const tile& at, const sinks<T>& to) const {
   // Elements from which a row is worth a loop of its own, where each row has another scale.
   constexpr int64_t own_loop = 256;
   const int64_t first = at.row * r_.cols + at.col;
-  T t_scratch[block], p_scratch[block];
+  T t_scratch[flat_block], p_scratch[flat_block];
   const T* t = targets(at, t_scratch);
   const T* p = load(p_, first, at.size(), p_scratch);
   if (to.truth || weights_.per_element()) return map_elements(at, t, p, to);
-  if (weights_.empty() && !upstream_ && r_.reduce != reduction::none)
-    return map_run(first, at.size(), t, p, scale_, to.pred);
+  if (has_one_scale()) return map_run(first, at.size(), t, p, scale_, to.pred);
   return at.cols < own_loop ? map_elements(at, t, p, to) : map_rows(at, t, p, to.pred);
 }
 
@@ -59,7 +61,7 @@ double call<T>::map_tile(const tile& at, const sinks<T>& to) const {
 template <class T>
 double call<T>::map_run(int64_t first, int64_t n, const T* t, const T* p, T scale,
                         const sink<T>& to) const {
-  alignas(cache_line) T scratch[block];
+  alignas(cache_line) T scratch[flat_block];
   map_term<T> term = plain_term();
   term.scale = scale;
   const map_sums<T>& loops = plain_loops(t, n, term);

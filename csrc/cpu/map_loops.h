@@ -45,10 +45,13 @@ FASTLOSS_HD void run_map_terms(std::index_sequence<I...>, map_term<T>* terms, co
                  streams =
                      Gradients == gradients::streamed || Gradients == gradients::added_streamed;
   std::tuple<running_term<F, T>...> running{running_term<F, T>(terms[I])...};
+  const std::int64_t ahead = terms[0].ahead;
   // `size` elements from number i on. It is a constant but for the last ones, so that nothing but
   // the sums is kept from one call to the next.
   auto some = [&](std::int64_t i, auto size) __attribute__((always_inline)) {
     alignas(cache_line) T loss[sizeof...(F)][width], out[width];
+    prefetch(t + i + ahead, size);
+    prefetch(p + i + ahead, size);
     auto one = [&](auto index, int k) __attribute__((always_inline)) {
       constexpr std::size_t term = decltype(index)::value;
       const auto& own = std::get<term>(running);

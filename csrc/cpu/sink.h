@@ -43,9 +43,9 @@ class sink {
     else if (streams_)
       loops_->stream(scratch, n, to);
   }
-  // Writes zeros, at most a block.
+  // Writes zeros, at most a flat block.
   void clear(std::int64_t first, std::int64_t n) const {
-    T scratch[block];
+    T scratch[flat_block];
     T* to = place(first, n, scratch);
     std::fill_n(to, n, T(0));
     if (to == scratch) store(*array_, first, n, scratch);

@@ -15,6 +15,9 @@ namespace fastloss::cpu {
 inline constexpr std::int64_t block =
     2048;  // elements handed to a kernel at once; some fit into L1
 
+// The same where rows do not matter, and there is less to each element.
+inline constexpr std::int64_t flat_block = 2 * block;
+
 // A rectangle of the grid: whole rows, or a part of one row.
 struct tile {
   std::int64_t row, rows, col, cols;
@@ -23,11 +26,11 @@ struct tile {
 
 struct tiling {
   std::int64_t rows, cols, rows_per_tile, tiles_per_row, cols_per_tile;
-  tiling(std::int64_t rows, std::int64_t cols) : rows(rows), cols(cols) {
-    rows_per_tile = std::max<std::int64_t>(1, block / cols);
-    tiles_per_row = (cols + block - 1) / block;
+  tiling(std::int64_t rows, std::int64_t cols, std::int64_t most = block) : rows(rows), cols(cols) {
+    rows_per_tile = std::max<std::int64_t>(1, most / std::max<std::int64_t>(1, cols));
+    tiles_per_row = (cols + most - 1) / most;
     cols_per_tile = (cols + tiles_per_row - 1) / tiles_per_row;
-    if (tiles_per_row > 1) cols_per_tile = (cols_per_tile + 15) / 16 * 16;  // whole cache lines
+    if (tiles_per_row > 1) cols_per_tile = (cols_per_tile + sum_lanes - 1) / sum_lanes * sum_lanes;
   }
   std::int64_t count() const {
     return tiles_per_row > 1 ? rows * tiles_per_row : (rows + rows_per_tile - 1) / rows_per_tile;
