@@ -71,7 +71,7 @@ double call<T>::map_run(int64_t first, int64_t n, const T* t, const T* p, T scal
     return term.sums.total();
   }
   T* d_pred = to.place(first, n, scratch);
-  const bool streams = to.streams() && is_line(d_pred);
+  const bool streams = to.streams() && elements_to_line(d_pred) == 0;
   if (!streams) d_pred = to.begin(first, n, scratch);
   loops.run(&term, t, p, nullptr, d_pred, streams, n);
   if (!streams) to.end(first, n, scratch);

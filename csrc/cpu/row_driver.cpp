@@ -224,13 +224,21 @@ void call<T>::gradient(const tile& at, const row_state& s, const T* kept,
   alignas(cache_line) T d_pred_scratch[block], d_true_scratch[block];
   const T* t = info_.sparse ? nullptr : targets(at, t_scratch);
   const T* p = load(p_, first, at.cols, p_scratch);
-  T* d_pred = to.pred.begin(first, at.cols, d_pred_scratch);
+  T* d_pred = to.pred ? to.pred.place(first, at.cols, d_pred_scratch) : nullptr;
   T* d_true = to.truth.begin(first, at.cols, d_true_scratch);
   const int wants = (d_pred ? wants_pred : 0) | (d_true ? wants_true : 0);
-  kernel_.gradient[wants](functor_, s.stats, t, {s.label.position - at.col, s.label.value}, p, kept,
-                          s.scale, d_pred, d_true, at.cols);
+  const bool in_place = d_pred != d_pred_scratch, streams = to.pred.streams() && in_place;
+  const auto some = [&](int64_t i, int64_t n, bool streams) {
+    kernel_.gradient[wants](
+        functor_, s.stats, t ? t + i : nullptr, {s.label.position - at.col - i, s.label.value},
+        p + i, kernel_.keeps ? kept + i : nullptr, s.scale, d_pred ? d_pred + i : nullptr, streams,
+        d_true ? d_true + i : nullptr, n);
+  };
+  const int64_t to_line = streams ? std::min(elements_to_line(d_pred), at.cols) : 0;
+  if (to_line > 0) some(0, to_line, false);
+  some(to_line, at.cols - to_line, streams);
   if (d_true && transforms_target()) untransform(at, d_true);
-  to.pred.end(first, at.cols, d_pred_scratch);
+  if (!in_place) to.pred.end(first, at.cols, d_pred_scratch);
   to.truth.end(first, at.cols, d_true_scratch);
 }
 

@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
-#include "cpu/kernels.h"
+#include "cpu/memory_loops.h"
 
 namespace fastloss::cpu {
 namespace {
@@ -21,6 +22,13 @@ constexpr bool is_max(int phase) {
 template <class F>
 constexpr bool sees_label(int phase) {
   return F::sparse && phase >= F::target_phase;
+}
+
+// The phase that asks for the predictions of the next row, as it takes the longest: that of the
+// exponentials, or the last one over whole rows.
+template <class F>
+constexpr int phase_of_next_pred() {
+  return F::sparse || F::keeps == 1 ? int(F::first_phase_is_max) : F::phases - 1;
 }
 
 // The target of element i: the dense row, or zero in a sparse row (its label is done apart).
@@ -87,12 +95,13 @@ template <class T>
 struct last_vector {
   static constexpr int width = cache_line / sizeof(T);
   std::int64_t first;  // element; less than zero in a short row
+  int rest;            // the last lanes, whose elements are in no vector before
   const T *t, *p;
   T* kept;
   alignas(cache_line) T counts[width], copies[3][width];
 
-  FASTLOSS_HD last_vector(const T* t_, const T* p_, T* kept_, std::int64_t n) : first(n - width) {
-    const int rest = static_cast<int>(n % width);
+  FASTLOSS_HD last_vector(const T* t_, const T* p_, T* kept_, std::int64_t n)
+      : first(n - width), rest(static_cast<int>(n % width)) {
     for (int k = 0; k < width; ++k) counts[k] = k < width - rest ? T(0) : T(1);
     t = in_row(t_, 0);
     p = in_row(p_, 1);
@@ -100,7 +109,7 @@ struct last_vector {
   }
   // Puts results where the elements of the row belong.
   FASTLOSS_HD void put(const T* from, T* row) const {
-    for (int k = first < 0 ? -static_cast<int>(first) : 0; k < width; ++k) row[first + k] = from[k];
+    for (int k = width - rest; k < width; ++k) row[first + k] = from[k];
   }
 
  private:
@@ -170,21 +179,24 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
         if constexpr (used > 2) totals[2][k] += double(c[k]);
       }
     };
+    // What follows this row or block.
+    auto ask_ahead = [&](std::int64_t i, std::int64_t size) __attribute__((always_inline)) {
+      if constexpr (Phase == phase_of_next_pred<F>()) prefetch(p + n + i, size);
+      if constexpr (!F::sparse && Phase == F::phases - 1) prefetch(t + n + i, size);
+    };
     const std::int64_t whole = n - n % width;
     for (std::int64_t first = 0; first < whole; first += sum_block) {
       const std::int64_t last = first + sum_block < whole ? first + sum_block : whole;
-      if constexpr (Phase == (F::first_phase_is_max ? 1 : 0)) {  // what follows this row or block
-        prefetch(p + n + first, last - first);
-        if constexpr (!F::sparse) prefetch(t + n + first, last - first);
-      }
       if constexpr (Phase >= F::target_phase) {
         if (t[first] == 0 && all_zero(t + first, last - first)) {
           if constexpr (Phase == F::keeps) std::fill(kept + first, kept + last, T(0));
+          ask_ahead(first, last - first);
           continue;
         }
       }
       begin();
       for (std::int64_t i = first; i < last; i += width) {
+        ask_ahead(i, width);
 #pragma omp simd
         for (int k = 0; k < width; ++k) {
           row_terms<T> r = terms_of<Phase>(f, target<F>(t, i + k), p[i + k], kept, i + k, stats);
@@ -255,7 +267,7 @@ T row_loss(const void* functor, const void* stats) {
 
 template <class F, class T, int Wants>
 void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T> hot, const T* p,
-                  const T* kept, T scale, T* d_pred, T* d_true, std::int64_t n) {
+                  const T* kept, T scale, T* d_pred, bool streams, T* d_true, std::int64_t n) {
   const F f = *static_cast<const F*>(functor);
   const auto stats = *static_cast<const typename F::stats*>(stats_);
   auto at = [&](std::int64_t i, T target) __attribute__((always_inline)) {
@@ -265,11 +277,10 @@ void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T
   const bool has_label = F::sparse && hot.position >= 0 && hot.position < n;
   const T of_label = has_label ? scale * at(hot.position, hot.value).d_pred : T(0);
   constexpr int width = cache_line / sizeof(T);
-  const std::int64_t whole = n - n % width;
   alignas(cache_line) T by_pred[width], by_true[width];
   const last_vector<T> last(F::sparse ? nullptr : t, p, F::keeps ? const_cast<T*>(kept) : nullptr,
                             n);
-  if (whole < n) {
+  if (n % width != 0) {
 #pragma omp simd
     for (int k = 0; k < width; ++k) {
       gradient_terms<T> r = gradient_of(f, target<F>(last.t, k), last.p[k], last.kept, k, stats);
@@ -277,17 +288,36 @@ void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T
       by_true[k] = scale * r.d_true;
     }
   }
+  auto whole_vectors = [&](auto streamed) __attribute__((always_inline)) {
+    for (std::int64_t i = 0; i + width <= n; i += width) {
+      alignas(cache_line) T out[width];
 #pragma omp simd
-  for (std::int64_t i = 0; i < whole; ++i) {
-    gradient_terms<T> r = at(i, target<F>(t, i));
-    if constexpr (Wants & wants_pred) d_pred[i] = scale * r.d_pred;
-    if constexpr (Wants & wants_true) d_true[i] = scale * r.d_true;
-  }
-  if (whole < n) {
+      for (int k = 0; k < width; ++k) {
+        gradient_terms<T> r = at(i + k, target<F>(t, i + k));
+        if constexpr (Wants & wants_pred) out[k] = scale * r.d_pred;
+        if constexpr (Wants & wants_true) d_true[i + k] = scale * r.d_true;
+      }
+      if constexpr (Wants & wants_pred) {
+        if constexpr (streamed.value) {
+          if (has_label && hot.position - i < width && hot.position >= i)
+            out[hot.position - i] = of_label;
+          stream_line(out, d_pred + i);
+        } else {
+#pragma omp simd
+          for (int k = 0; k < width; ++k) d_pred[i + k] = out[k];
+        }
+      }
+    }
+  };
+  if (streams)
+    whole_vectors(std::true_type{});
+  else
+    whole_vectors(std::false_type{});
+  if (n % width != 0) {
     if constexpr (Wants & wants_pred) last.put(by_pred, d_pred);
     if constexpr (Wants & wants_true) last.put(by_true, d_true);
   }
-  if (has_label) d_pred[hot.position] = of_label;
+  if (has_label && !(streams && hot.position < n - n % width)) d_pred[hot.position] = of_label;
 }
 
 }  // namespace

@@ -221,11 +221,6 @@ class sum_of_losses {
     if (out && !in_place) store(*grad_pred_, first, n, out);
   }
 
-  static int64_t elements_to_line(const T* at) {
-    const auto past = reinterpret_cast<std::uintptr_t>(at) % cache_line;
-    return past ? int64_t((cache_line - past) / sizeof(T)) : 0;
-  }
-
   void write(const view& array, int64_t first, int64_t n, const T* panel,
              const memory_loops<T>& loops) const {
     T none, *to = output(array, first, n, &none);
