@@ -98,9 +98,9 @@ template <class T>
 struct loss_kernel {
   void (*construct)(const double* parameters, void* functor);
 
-  // map: loss[i], and gradients times scale[i]; a zero scale gives an exact zero.
+  // map: loss[i], and gradients times scale[i]; a zero scale gives an exact zero. `ahead` as above.
   using map_loop = void (*)(const void* functor, const T* t, const T* p, const T* scale, T* loss,
-                            T* d_pred, T* d_true, std::int64_t n);
+                            T* d_pred, T* d_true, std::int64_t n, std::int64_t ahead);
   map_loop map[4] = {};
 
   map_sums<T> sums;  // map

@@ -122,7 +122,7 @@ double call<T>::map_elements(const tile& at, const T* t, const T* p, const sinks
     const int64_t n = std::min(piece, at.size() - k);
     T* d_pred = to.pred.begin(first + k, n, d_pred_scratch);
     T* d_true = to.truth.begin(first + k, n, d_true_scratch);
-    kernel.map[wants](functor, t + k, p + k, s + k, loss + k, d_pred, d_true, n);
+    kernel.map[wants](functor, t + k, p + k, s + k, loss + k, d_pred, d_true, n, ahead_);
     if (untransforms) untransform(at, d_true);
     to.pred.end(first + k, n, d_pred_scratch);
     to.truth.end(first + k, n, d_true_scratch);

@@ -11,16 +11,24 @@ namespace {
 
 template <class F, class T, int Wants>
 void map_loop(const void* functor, const T* t, const T* p, const T* scale, T* loss, T* d_pred,
-              T* d_true, std::int64_t n) {
+              T* d_true, std::int64_t n, std::int64_t ahead) {
   const F f = *static_cast<const F*>(functor);
+  auto some = [&](std::int64_t first, auto size) __attribute__((always_inline)) {
+    prefetch(t + first + ahead, size);
+    prefetch(p + first + ahead, size);
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) {
-    map_terms<T> r = f(t[i], p[i]);
-    T s = scale[i];
-    loss[i] = r.loss;
-    if constexpr (Wants & wants_pred) d_pred[i] = s == 0 ? T(0) : s * r.d_pred;
-    if constexpr (Wants & wants_true) d_true[i] = s == 0 ? T(0) : s * r.d_true;
-  }
+    for (std::int64_t i = first; i < first + size; ++i) {
+      map_terms<T> r = f(t[i], p[i]);
+      T s = scale[i];
+      loss[i] = r.loss;
+      if constexpr (Wants & wants_pred) d_pred[i] = s == 0 ? T(0) : s * r.d_pred;
+      if constexpr (Wants & wants_true) d_true[i] = s == 0 ? T(0) : s * r.d_true;
+    }
+  };
+  constexpr int width = sum_lanes;
+  std::int64_t i = 0;
+  for (; i + width <= n; i += width) some(i, std::integral_constant<int, width>{});
+  if (i < n) some(i, n - i);
 }
 
 enum class gradients { none, stored, streamed, added, added_streamed };
