@@ -45,7 +45,7 @@ class call {
   const map_sums<T>& plain_loops(const T* t, std::int64_t n, map_term<T>& term) const {
     const bool labels = are_labels(t, n);
     term.functor = labels ? label_functor_ : functor_;
-    if (labels && ahead_ > 0) term.ahead = flat_block;  // which looks at the next targets first
+    if (labels && ahead_ > 0) term.ahead = flat_block;  // all targets of a tile are looked at first
     return (labels ? *kernel_.of_labels : kernel_).sums;
   }
   bool takes_little() const {
@@ -152,8 +152,8 @@ class call {
   double target_scale_, target_shift_;
   factors<T> weights_;
   int wants_ = 0, threads_ = 1;
-  bool streams_ = false;  // the gradients are so large that they are written past the caches
-  std::int64_t ahead_ = 0;
+  bool streams_ = false;    // the gradients are so large that they are written past the caches
+  std::int64_t ahead_ = 0;  // how many elements ahead loops ask for memory
   // From `prepare`. What multiplies sums of losses: `norm_` for a reduction, `mean_` where a row's
   // loss is a mean. What multiplies gradients beside weights: `scale_`.
   double slope_, norm_ = 1, mean_ = 1;
@@ -181,8 +181,9 @@ std::int64_t elements_to_line(const T* at) {
 // Elements for which waking a team costs more than it saves.
 inline constexpr std::int64_t serial_below = 32768;
 
-// Elements from which loops ask for memory, and how far ahead: as the processor does not across the
-// end of a page.
+// Elements from which loops ask for memory ahead: in smaller arrays, the next tile is mostly that
+// of another thread. They do so for a page ahead, at whose end the processor stops to read on by
+// itself.
 inline constexpr std::int64_t prefetched_from = 1 << 18;
 template <class T>
 inline constexpr std::int64_t page = 4096 / sizeof(T);

@@ -236,7 +236,7 @@ void call<T>::gradient(const tile& at, const row_state& s, const T* kept,
   };
   const int64_t to_line = streams ? std::min(elements_to_line(d_pred), at.cols) : 0;
   if (to_line > 0) some(0, to_line, false);
-  some(to_line, at.cols - to_line, streams);
+  if (to_line < at.cols) some(to_line, at.cols - to_line, streams);
   if (d_true && transforms_target()) untransform(at, d_true);
   if (!in_place) to.pred.end(first, at.cols, d_pred_scratch);
   to.truth.end(first, at.cols, d_true_scratch);
