@@ -11,7 +11,7 @@ using std::int64_t;
 template <class T>
 std::optional<double> call<T>::run_map(bool expect_binary) {
   // Where rows do not matter, elements are cut so that they fill the lanes of the sums.
-  const bool is_flat = has_one_scale() && !class_weight_ && !grad_true_;
+  const bool is_flat = has_one_scale() && !class_weight_ && !grad_true_ && r_.rows > 0;
   const tiling tiles =
       is_flat ? tiling(1, r_.rows * r_.cols, flat_block) : tiling(r_.rows, r_.cols);
   std::vector<double> partial(tiles.count());

@@ -27,7 +27,7 @@ struct tile {
 struct tiling {
   std::int64_t rows, cols, rows_per_tile, tiles_per_row, cols_per_tile;
   tiling(std::int64_t rows, std::int64_t cols, std::int64_t most = block) : rows(rows), cols(cols) {
-    rows_per_tile = std::max<std::int64_t>(1, most / std::max<std::int64_t>(1, cols));
+    rows_per_tile = std::max<std::int64_t>(1, most / cols);
     tiles_per_row = (cols + most - 1) / most;
     cols_per_tile = (cols + tiles_per_row - 1) / tiles_per_row;
     if (tiles_per_row > 1) cols_per_tile = (cols_per_tile + sum_lanes - 1) / sum_lanes * sum_lanes;
