@@ -38,8 +38,8 @@ def series() -> list[Series]:
     half = mpmath.log(2) / 2 * mpf("1.0001")  # where an exponential is reduced to
     most = ((root - 1) / (root + 1)) ** 2  # of s^2, as in log_tail
 
-    def cosh_of_root(z: mpf) -> mpf:
-        return mpmath.cosh(mpmath.sqrt(z)) - 1
+    def log_cosh_of_root(z: mpf) -> mpf:
+        return mpmath.log(mpmath.cosh(mpmath.sqrt(z)))
 
     def log_of_root(z: mpf) -> mpf:
         return 2 * mpmath.atanh(mpmath.sqrt(z))
@@ -48,14 +48,22 @@ def series() -> list[Series]:
         "(log(1 + f) - f + f^2 / 2) / f^3", "float", 8, 1 / root - 1, root - 1,
         lambda f: (mpmath.log1p(f) - f + f**2 / 2) / f**3, lambda f: f**3 / mpmath.log1p(f),
     )  # fmt: skip
-    return [logarithm] + [
+    share = Series(
+        "(log(1 + x) - x) / x^2", "float", 9, mpf(0), mpf(1),
+        lambda x: (mpmath.log1p(x) - x) / x**2, lambda x: x**2 / mpmath.log1p(x),
+    )  # fmt: skip
+    rest = Series(
+        "(log(1 - x) + x) / x^2", "float", 9, mpf(0), mpf(1) / 2,
+        lambda x: (mpmath.log1p(-x) + x) / x**2, lambda x: x**2 / mpmath.log1p(-x),
+    )  # fmt: skip
+    return [logarithm, share, rest] + [
         s
-        for kind, exp_terms, cosh_terms, atanh_terms in (("float", 5, 4, 4), ("double", 10, 8, 8))
+        for kind, exp_terms, cosh_terms, atanh_terms in (("float", 5, 7, 4), ("double", 10, 16, 8))
         for s in (
             Series("(e^r - 1 - r) / r^2", kind, exp_terms, -half, half,
                    lambda r: (mpmath.expm1(r) - r) / r**2, lambda r: r**2 / mpmath.exp(r)),
-            Series("(cosh(sqrt z) - 1) / z", kind, cosh_terms, mpf(0), mpf(1),
-                   lambda z: cosh_of_root(z) / z, lambda z: z / cosh_of_root(z)),
+            Series("log(cosh(sqrt z)) / z", kind, cosh_terms, mpf(0), mpf(1),
+                   lambda z: log_cosh_of_root(z) / z, lambda z: z / log_cosh_of_root(z)),
             Series("(2 atanh(s) - 2 s) / (s z), z = s^2", kind, atanh_terms, mpf(0), most,
                    lambda z: (log_of_root(z) / mpmath.sqrt(z) - 2) / z,
                    lambda z: z * mpmath.sqrt(z) / log_of_root(z)),

@@ -32,10 +32,18 @@ struct format<float> {
   static constexpr float relative_min = -104.0f;
   static constexpr float exp_series[] = {0.49999994f, 0.166665211f, 0.04166824f, 0.00836866442f,
                                          0.00138228771f};
-  static constexpr float cosh_series[] = {0.5f, 0.0416667163f, 0.00138858298f, 2.53327999e-5f};
+  static constexpr float log_cosh_series[] = {
+      0.5f,           -0.0833330974f,   0.0222174488f, -0.00671350164f,
+      0.00208252738f, -0.000560412591f, 8.78692081e-5f};
   static constexpr float atanh_series[] = {0.666666627f, 0.400009751f, 0.284984827f, 0.242863372f};
   static constexpr float log_series[] = {0.333333313f, -0.250008196f, 0.200012267f, -0.166233569f,
                                          0.142017588f, -0.131601825f, 0.12761575f,  -0.0763449296f};
+  static constexpr float log1p_series[] = {-0.499999315f,  0.333304763f,  -0.249582469f,
+                                           0.196937501f,   -0.153508812f, 0.106732532f,
+                                           -0.0575951859f, 0.0201689657f, -0.00331080309f};
+  static constexpr float log_rest_series[] = {-0.500000894f, -0.333263248f, -0.251868367f,
+                                              -0.175879836f, -0.340024412f, 0.592076361f,
+                                              -1.9704634f,   2.47585654f,   -1.74313509f};
 };
 
 template <>
@@ -56,14 +64,22 @@ struct format<double> {
       0.50000000000000111,   0.16666666666666444,    0.041666666666527664,  0.0083333333334784307,
       0.0013888888944102856, 0.00019841269536089644, 2.4801492714488769e-5, 2.755756312927387e-6,
       2.7630361878955636e-7, 2.5006716425920898e-8};
-  static constexpr double cosh_series[] = {0.5,
-                                           0.041666666666666664,
-                                           0.0013888888888889304,
-                                           2.4801587301346605e-5,
-                                           2.7557319284209476e-7,
-                                           2.0876750650198691e-9,
-                                           1.1470822862987796e-11,
-                                           4.8107139275274648e-14};
+  static constexpr double log_cosh_series[] = {0.5,
+                                               -0.083333333333333204,
+                                               0.022222222222208751,
+                                               -0.0067460317455376034,
+                                               0.0021869488443915456,
+                                               -0.00073860285790696995,
+                                               0.00025657982309932269,
+                                               -9.0985860920133127e-5,
+                                               3.2765604507286393e-5,
+                                               -1.1920118038212316e-5,
+                                               4.3335046590629449e-6,
+                                               -1.5304003032732697e-6,
+                                               4.9408572698118566e-7,
+                                               -1.314787475738533e-7,
+                                               2.4500095150712921e-8,
+                                               -2.3068739442782183e-9};
   static constexpr double atanh_series[] = {
       0.66666666666666663, 0.40000000000004921, 0.28571428569412594, 0.22222222606727332,
       0.18181778375078775, 0.15386987982721079, 0.13252167902729631, 0.13234593846502171};
@@ -150,11 +166,22 @@ struct exponential_series {
   static constexpr int terms = sizeof format<T>::exp_series / sizeof(T);
   static constexpr T coefficient(int k) { return format<T>::exp_series[k]; }
 };
-// (cosh(sqrt z) - 1) / z for z <= 1,
+// log(cosh(sqrt z)) / z for z <= 1,
 template <class T>
-struct cosh_series {
-  static constexpr int terms = sizeof format<T>::cosh_series / sizeof(T);
-  static constexpr T coefficient(int k) { return format<T>::cosh_series[k]; }
+struct log_cosh_series {
+  static constexpr int terms = sizeof format<T>::log_cosh_series / sizeof(T);
+  static constexpr T coefficient(int k) { return format<T>::log_cosh_series[k]; }
+};
+// (log(1 + x) - x) / x^2 for 0 <= x <= 1, and (log(1 - x) + x) / x^2 for 0 <= x <= 1/2,
+template <class T>
+struct log1p_series {
+  static constexpr int terms = sizeof format<T>::log1p_series / sizeof(T);
+  static constexpr T coefficient(int k) { return format<T>::log1p_series[k]; }
+};
+template <class T>
+struct log_rest_series {
+  static constexpr int terms = sizeof format<T>::log_rest_series / sizeof(T);
+  static constexpr T coefficient(int k) { return format<T>::log_rest_series[k]; }
 };
 // (2 atanh(s) - 2 s) / s^3 in z = s^2, and (log(1 + f) - f + f^2 / 2) / f^3, both for
 // sqrt(1/2) <= 1 + f = (1 + s) / (1 - s) <= sqrt(2).
@@ -299,11 +326,11 @@ FASTLOSS_HD T expm1(T x) {
   return scale * e.expm1_r.hi + (scale - T(1));
 }
 
-// cosh(x) - 1 for |x| <= 1
+// log(cosh(x)) for |x| <= 1
 template <class T>
-FASTLOSS_HD T coshm1(T x) {
+FASTLOSS_HD T log_cosh_near_zero(T x) {
   T z = x * x;
-  return z * polynomial<cosh_series<T>>(z);
+  return z * polynomial<log_cosh_series<T>>(z);
 }
 
 // x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for normal positive x.
@@ -360,18 +387,21 @@ FASTLOSS_HD T log_of_reduced(reduced_logarithm<T> x, T correction) {
   return x.k * F::ln2_hi + (x.f + (tail - T(0.5) * square));
 }
 
-// log(1 + x) + correction, 0 <= x <= 1; 1 + x is not formed, so that it need not be rounded.
-template <class T>
-FASTLOSS_HD T log1p_of_share(T x, T correction = T(0)) {
-  bool upper = x > T(0.41421);
-  return log_of_reduced<T>({upper ? T(1) : T(0), upper ? T(0.5) * (x - T(1)) : x}, correction);
+// log(1 + x) + correction, 0 <= x <= 1; 1 + x is not formed, so that it need not be rounded. In
+// float, polynomials of the whole range are shorter than what reduces x to a smaller one.
+FASTLOSS_HD float log1p_of_share(float x, float correction = 0) {
+  return x + (x * x * polynomial<log1p_series<float>>(x) + correction);
+}
+FASTLOSS_HD double log1p_of_share(double x, double correction = 0) {
+  bool upper = x > 0.41421;
+  return log_of_reduced<double>({upper ? 1.0 : 0.0, upper ? 0.5 * (x - 1) : x}, correction);
 }
 
 // log(1 - x), 0 <= x <= 1/2, likewise
-template <class T>
-FASTLOSS_HD T log_of_rest(T x) {
-  bool lower = x > T(0.29289);
-  return log_of_reduced<T>({lower ? T(-1) : T(0), lower ? T(1) - 2 * x : -x}, T(0));
+FASTLOSS_HD float log_of_rest(float x) { return x * x * polynomial<log_rest_series<float>>(x) - x; }
+FASTLOSS_HD double log_of_rest(double x) {
+  bool lower = x > 0.29289;
+  return log_of_reduced<double>({lower ? -1.0 : 0.0, lower ? 1 - 2 * x : -x}, 0);
 }
 
 // log(x) for normal positive x alone; some number for others.

@@ -87,19 +87,17 @@ struct huber : map_loss {
   }
 };
 
-// log(cosh(e)): log1p(cosh(e) - 1) keeps small errors exact; large ones are |e| - log 2 +
-// log1p(w^2), w = exp(-|e|).
+// log(cosh(e)), of large errors as |e| - log 2 + log1p(w), w = exp(-2 |e|)
 template <class T>
 struct log_cosh : map_loss {
   static constexpr auto name = "log_cosh";
   FASTLOSS_HD explicit log_cosh(const double*) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T e = p - t, size = math::abs(e);
-    bool small = size < 1;
-    T v = -math::expm1(-size), w = 1 - v;
-    T shift = small ? T(0) : size - T(0.69314718055994530942);
-    T loss = shift + math::log1p_of_share(small ? math::coshm1(e) : w * w);
-    T tanh = v * (1 + w) / (1 + w * w);
+    T v = -math::expm1(-2 * size), w = 1 - v;
+    T far = (size - T(0.69314718055994530942)) + math::log1p_of_share(w);
+    T loss = size < 1 ? math::log_cosh_near_zero(e) : far;
+    T tanh = v / (1 + w);
     T slope = e < 0 ? -tanh : tanh;
     return {loss, slope, -slope};
   }

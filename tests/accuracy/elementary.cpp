@@ -26,7 +26,10 @@ int run(const std::string& name) {
   if (name == "exp") return apply<T>([](T x, T) { return math::exp(x); });
   if (name == "exp_of_negative") return apply<T>([](T x, T) { return math::exp_of_negative(x); });
   if (name == "expm1") return apply<T>([](T x, T) { return math::expm1(x); });
-  if (name == "coshm1") return apply<T>([](T x, T) { return math::coshm1(x); });
+  if (name == "log_cosh_near_zero")
+    return apply<T>([](T x, T) { return math::log_cosh_near_zero(x); });
+  if (name == "log1p_of_share") return apply<T>([](T x, T) { return math::log1p_of_share(x); });
+  if (name == "log_of_rest") return apply<T>([](T x, T) { return math::log_of_rest(x); });
   if (name == "log") return apply<T>([](T x, T) { return math::log(x); });
   if (name == "log_of_normal") return apply<T>([](T x, T) { return math::log_of_normal(x); });
   if (name == "log1p") return apply<T>([](T x, T) { return math::log1p(x); });
