@@ -31,6 +31,14 @@ inline lanes load(const float* from) {
   return x;
 }
 
+// Asks for what is read soon: the processor reads ahead by itself, but begins anew at each page.
+constexpr std::size_t page = 4096 / sizeof(float);
+template <bool two>
+void ask_ahead(const float* t, const float* p, std::size_t i) {
+  __builtin_prefetch(p + i + page);
+  if constexpr (two) __builtin_prefetch(t + i + page);
+}
+
 // Past the cache: the line is not read before it is written.
 inline void stream(float* to, lanes x) {
 #if defined(__AVX512F__)
@@ -47,7 +55,8 @@ inline void stream(float* to, lanes x) {
 template <bool two, bool streaming>
 void write(const float* t, const float* p, float* g, std::size_t begin, std::size_t end) {
   std::size_t i = begin;
-  for (; i + line <= end; i += line)
+  for (; i + line <= end; i += line) {
+    ask_ahead<two>(t, p, i);
     for (std::size_t k = i; k < i + line; k += width) {
       lanes x = load(p + k);
       if constexpr (two) x += load(t + k);
@@ -56,6 +65,7 @@ void write(const float* t, const float* p, float* g, std::size_t begin, std::siz
       else
         std::memcpy(g + k, &x, sizeof x);
     }
+  }
   for (; i < end; ++i) g[i] = two ? p[i] + t[i] : p[i];
 #if defined(__SSE2__)
   if constexpr (streaming) _mm_sfence();
@@ -67,11 +77,13 @@ double read(const float* t, const float* p, std::size_t begin, std::size_t end) 
   constexpr std::size_t chains = 8;  // additions in flight, so that none is waited for
   lanes sums[chains] = {};
   std::size_t i = begin;
-  for (; i + chains * width <= end; i += chains * width)
+  for (; i + chains * width <= end; i += chains * width) {
+    for (std::size_t k = 0; k < chains * width; k += line) ask_ahead<two>(t, p, i + k);
     for (std::size_t k = 0; k < chains; ++k) {
       sums[k] += load(p + i + k * width);
       if constexpr (two) sums[k] += load(t + i + k * width);
     }
+  }
   double total = 0;
   for (const lanes& sum : sums)
     for (std::size_t k = 0; k < width; ++k) total += sum[k];

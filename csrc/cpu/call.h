@@ -45,7 +45,8 @@ class call {
   const map_sums<T>& plain_loops(const T* t, std::int64_t n, map_term<T>& term) const {
     const bool labels = are_labels(t, n);
     term.functor = labels ? label_functor_ : functor_;
-    if (labels && ahead_ > 0) term.ahead = flat_block;  // all targets of a tile are looked at first
+    // All targets of a tile are looked at before, so they are asked for a tile ahead.
+    term.ahead = labels && ahead_ > 0 ? flat_block : ahead_;
     return (labels ? *kernel_.of_labels : kernel_).sums;
   }
   bool takes_little() const {
