@@ -55,6 +55,7 @@ struct lane_block {
   std::int64_t classes;
   const T *t, *p;  // t: dense targets
   std::int64_t t_stride, p_stride;
+  const T *next_t, *next_p;   // classes * lanes elements each, which are asked for meanwhile
   const std::int64_t* label;  // of sparse rows; a row with a negative one has none
   const T* label_value;
   T* kept;  // room for classes * lanes elements

@@ -26,6 +26,7 @@ template <class T>
 struct lane_array {
   T* data;
   int64_t stride;
+  T* next = data;  // where the lanes that follow are to be read, if not in the same place
 };
 
 // The grid as lanes.
@@ -77,7 +78,7 @@ class lane_view {
         from = rows;
       }
       loops.to_lanes(from, cols_size_, scratch);
-      if (from != rows) prefetch(from + n * cols_size_, n * cols_size_);
+      if (from != rows) return {scratch, lanes<T>, from + n * cols_size_};
     }
     return {scratch, lanes<T>};
   }
@@ -187,6 +188,7 @@ double call<T>::lane_task(int64_t row, int64_t n, const sinks<T>& to) const {
   const auto p = lanes_->p.load(row, n, thread_scratch<T>(scratch_use::pred, size), loops);
   rows.p = p.data;
   rows.p_stride = p.stride;
+  rows.next_p = rows.next_t = p.next;
   const T* class_weight = class_weight_ ? class_weight_copy_.data() : nullptr;
   if (!info_.uses_target) {
     rows.t = p.data;
@@ -201,8 +203,9 @@ double call<T>::lane_task(int64_t row, int64_t n, const sinks<T>& to) const {
           const T x = t.data[c * t.stride + k] * by + shift;
           scratch[c * lanes<T> + k] = class_weight ? x * class_weight[c] : x;
         }
-      t = {scratch, lanes<T>};
+      t = {scratch, lanes<T>, t.next};
     }
+    rows.next_t = t.next;
     rows.t = t.data;
     rows.t_stride = t.stride;
   }
