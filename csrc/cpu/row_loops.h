@@ -24,11 +24,14 @@ constexpr bool sees_label(int phase) {
   return F::sparse && phase >= F::target_phase;
 }
 
-// The phase that asks for the predictions of the next row, as it takes the longest: that of the
-// exponentials, or the last one over whole rows.
-template <class F>
-constexpr int phase_of_next_pred() {
-  return F::sparse || F::keeps == 1 ? int(F::first_phase_is_max) : F::phases - 1;
+// Asks for n targets and predictions of what follows, in the phases of this row that take the
+// longest: predictions in that of the exponentials, or the last one over whole rows.
+template <class F, int Phase, class T>
+FASTLOSS_HD void ask_for_next(const T* t, const T* p, std::int64_t n) {
+  constexpr int last = F::phases - 1,
+                longest = F::sparse || F::keeps == 1 ? int(F::first_phase_is_max) : last;
+  if constexpr (Phase == longest) prefetch(p, n);
+  if constexpr (!F::sparse && Phase == last) prefetch(t, n);
 }
 
 // The target of element i: the dense row, or zero in a sparse row (its label is done apart).
@@ -181,8 +184,7 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
     };
     // What follows this row or block.
     auto ask_ahead = [&](std::int64_t i, std::int64_t size) __attribute__((always_inline)) {
-      if constexpr (Phase == phase_of_next_pred<F>()) prefetch(p + n + i, size);
-      if constexpr (!F::sparse && Phase == F::phases - 1) prefetch(t + n + i, size);
+      ask_for_next<F, Phase>(F::sparse ? nullptr : t + n + i, p + n + i, size);
     };
     const std::int64_t whole = n - n % width;
     for (std::int64_t first = 0; first < whole; first += sum_block) {
