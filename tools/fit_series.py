@@ -45,18 +45,23 @@ def series() -> list[Series]:
         return 2 * mpmath.atanh(mpmath.sqrt(z))
 
     logarithm = Series(
-        "(log(1 + f) - f + f^2 / 2) / f^3", "float", 8, 1 / root - 1, root - 1,
-        lambda f: (mpmath.log1p(f) - f + f**2 / 2) / f**3, lambda f: f**3 / mpmath.log1p(f),
+        "(log(1 + f) - f) / f^2", "float", 9, 1 / root - 1, root - 1,
+        lambda f: (mpmath.log1p(f) - f) / f**2, lambda f: f**2 / mpmath.log1p(f),
     )  # fmt: skip
     share = Series(
         "(log(1 + x) - x) / x^2", "float", 9, mpf(0), mpf(1),
         lambda x: (mpmath.log1p(x) - x) / x**2, lambda x: x**2 / mpmath.log1p(x),
     )  # fmt: skip
+    small_share = Series(
+        "(log(1 + w) - w) / w^2, in log(cosh(x)) for w = e^-2|x|, |x| >= 1", "float", 4, mpf(0),
+        mpmath.exp(-2), lambda w: (mpmath.log1p(w) - w) / w**2,
+        lambda w: w**2 / (mpmath.log1p(w) - mpmath.log(w) / 2 - mpmath.log(2)),
+    )  # fmt: skip
     rest = Series(
         "(log(1 - x) + x) / x^2", "float", 9, mpf(0), mpf(1) / 2,
         lambda x: (mpmath.log1p(-x) + x) / x**2, lambda x: x**2 / mpmath.log1p(-x),
     )  # fmt: skip
-    return [logarithm, share, rest] + [
+    return [logarithm, share, small_share, rest] + [
         s
         for kind, exp_terms, cosh_terms, atanh_terms in (("float", 5, 7, 4), ("double", 10, 16, 8))
         for s in (

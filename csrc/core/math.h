@@ -36,11 +36,14 @@ struct format<float> {
       0.5f,           -0.0833330974f,   0.0222174488f, -0.00671350164f,
       0.00208252738f, -0.000560412591f, 8.78692081e-5f};
   static constexpr float atanh_series[] = {0.666666627f, 0.400009751f, 0.284984827f, 0.242863372f};
-  static constexpr float log_series[] = {0.333333313f, -0.250008196f, 0.200012267f, -0.166233569f,
-                                         0.142017588f, -0.131601825f, 0.12761575f,  -0.0763449296f};
+  static constexpr float log_series[] = {-0.499999881f, 0.333333254f,  -0.250016004f,
+                                         0.200019956f,  -0.166087598f, 0.141813502f,
+                                         -0.132448524f, 0.129075721f,  -0.0762125328f};
   static constexpr float log1p_series[] = {-0.499999315f,  0.333304763f,  -0.249582469f,
                                            0.196937501f,   -0.153508812f, 0.106732532f,
                                            -0.0575951859f, 0.0201689657f, -0.00331080309f};
+  static constexpr float log1p_small_series[] = {-0.4999924f, 0.332954139f, -0.243265837f,
+                                                 0.147670731f};
   static constexpr float log_rest_series[] = {-0.500000894f, -0.333263248f, -0.251868367f,
                                               -0.175879836f, -0.340024412f, 0.592076361f,
                                               -1.9704634f,   2.47585654f,   -1.74313509f};
@@ -126,8 +129,10 @@ struct two_parts {
   T hi, lo;
 };
 
+// a + b for |a| >= |b|, or both far below one; or for a = 1 and b >= 0: where b is so large that
+// `lo` is not exact, it hardly counts.
 template <class T>
-FASTLOSS_HD two_parts<T> add_smaller(T a, T b) {  // |a| >= |b|, or a and b are far below one
+FASTLOSS_HD two_parts<T> add_smaller(T a, T b) {
   T sum = a + b;
   return {sum, b - (sum - a)};
 }
@@ -159,6 +164,17 @@ FASTLOSS_HD two_parts<T> multiply_exactly(T a, T b) {
 #endif
 }
 
+// c - a b, for a product that is near c
+template <class T>
+FASTLOSS_HD T remainder(T c, T a, T b) {
+#ifdef FASTLOSS_FMA
+  return multiply_add(-a, b, c);
+#else
+  auto p = multiply_exactly(a, b);
+  return (c - p.hi) - p.lo;
+#endif
+}
+
 // Polynomials, fitted by tools/fit_series.py:
 // (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2,
 template <class T>
@@ -172,18 +188,24 @@ struct log_cosh_series {
   static constexpr int terms = sizeof format<T>::log_cosh_series / sizeof(T);
   static constexpr T coefficient(int k) { return format<T>::log_cosh_series[k]; }
 };
-// (log(1 + x) - x) / x^2 for 0 <= x <= 1, and (log(1 - x) + x) / x^2 for 0 <= x <= 1/2,
+// (log(1 + x) - x) / x^2 for 0 <= x <= 1, and for 0 <= x <= e^-2, (log(1 - x) + x) / x^2 for
+// 0 <= x <= 1/2,
 template <class T>
 struct log1p_series {
   static constexpr int terms = sizeof format<T>::log1p_series / sizeof(T);
   static constexpr T coefficient(int k) { return format<T>::log1p_series[k]; }
 };
 template <class T>
+struct log1p_small_series {
+  static constexpr int terms = sizeof format<T>::log1p_small_series / sizeof(T);
+  static constexpr T coefficient(int k) { return format<T>::log1p_small_series[k]; }
+};
+template <class T>
 struct log_rest_series {
   static constexpr int terms = sizeof format<T>::log_rest_series / sizeof(T);
   static constexpr T coefficient(int k) { return format<T>::log_rest_series[k]; }
 };
-// (2 atanh(s) - 2 s) / s^3 in z = s^2, and (log(1 + f) - f + f^2 / 2) / f^3, both for
+// (2 atanh(s) - 2 s) / s^3 in z = s^2, and (log(1 + f) - f) / f^2, both for
 // sqrt(1/2) <= 1 + f = (1 + s) / (1 - s) <= sqrt(2).
 template <class T>
 struct atanh_series {
@@ -263,7 +285,7 @@ FASTLOSS_HD T exp_of_negative(T x) {
   T d = max(x, F::exp_min), shifted = d * log2e + F::round_shift;
   auto n = bit_cast<typename F::integer>(shifted) - bit_cast<typename F::integer>(F::round_shift);
   T nf = shifted - F::round_shift, r = (d - nf * F::ln2_hi) - nf * F::ln2_lo;
-  T m = T(1) + (r + r * r * polynomial<exponential_series<T>>(r));
+  T m = T(1) + r * (T(1) + r * polynomial<exponential_series<T>>(r));
   return m * power_of_two<T>(n + F::lift) * power_of_two<T>(-F::lift);
 }
 
@@ -309,7 +331,7 @@ struct relative_exponential {
     T shifted = d * log2e + F::round_shift;  // its last bits are the integer nf
     T nf = shifted - F::round_shift;
     T r = (d - nf * F::ln2_hi) - nf * F::ln2_lo;
-    T m = T(1) + (r + r * r * polynomial<exponential_series<T>>(r));
+    T m = T(1) + r * (T(1) + r * polynomial<exponential_series<T>>(r));
     T scale = bit_cast<T>(bit_cast<typename F::bits>(shifted - base) << F::mantissa_bits);
     return d < least ? T(0) : m * scale;
   }
@@ -333,24 +355,34 @@ FASTLOSS_HD T log_cosh_near_zero(T x) {
   return z * polynomial<log_cosh_series<T>>(z);
 }
 
-// x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for normal positive x.
+// x = 2^k (1 + f), sqrt(1/2) <= 1 + f < sqrt(2)
 template <class T>
 struct reduced_logarithm {
   T k, f;
 };
 
+// k, for normal positive x
 template <class T>
-FASTLOSS_HD reduced_logarithm<T> reduce_normal(T x) {
+FASTLOSS_HD typename format<T>::integer nearest_power(T x) {
   using F = format<T>;
   auto bits = static_cast<typename F::integer>(bit_cast<typename F::bits>(x) - F::sqrt_half);
-  auto k = bits >> F::mantissa_bits;
-  constexpr typename F::integer mantissa = (typename F::integer(1) << F::mantissa_bits) - 1;
-  T m = bit_cast<T>((bits & mantissa) + F::sqrt_half);
-  if constexpr (sizeof(T) == sizeof(float)) return {T(k), m - T(1)};
-  // 64-bit integers convert to double in vectors only with AVX-512; going through the mantissa of
-  // a shifted constant needs no conversion instruction.
-  T kf = bit_cast<T>(k + bit_cast<typename F::integer>(F::round_shift)) - F::round_shift;
-  return {kf, m - T(1)};
+  return bits >> F::mantissa_bits;
+}
+
+FASTLOSS_HD float to_number(format<float>::integer k) { return static_cast<float>(k); }
+// 64-bit integers convert to double in vectors only with AVX-512; going through the mantissa of a
+// shifted constant needs no conversion instruction.
+FASTLOSS_HD double to_number(format<double>::integer k) {
+  constexpr double shift = format<double>::round_shift;
+  return bit_cast<double>(k + bit_cast<format<double>::integer>(shift)) - shift;
+}
+
+template <class T>
+FASTLOSS_HD reduced_logarithm<T> reduce_normal(T x) {
+  using bits = typename format<T>::bits;
+  auto k = nearest_power(x);
+  T m = bit_cast<T>(bit_cast<bits>(x) - (bits(k) << format<T>::mantissa_bits));
+  return {to_number(k), m - T(1)};
 }
 
 // The same for subnormal numbers, too.
@@ -362,29 +394,48 @@ FASTLOSS_HD reduced_logarithm<T> reduce_logarithm(T x) {
   return {k - (subnormal ? T(bits) : T(0)), f};
 }
 
+// 1 + x likewise, given its k, of which 2^-k is a normal number, and x to full relative
+// precision: f is rounded once, and a NaN survives.
+template <class T>
+FASTLOSS_HD reduced_logarithm<T> reduce_growth(T x, typename format<T>::integer k) {
+  T scale = power_of_two<T>(-k);
+  return {to_number(k), x * scale + (scale - T(1))};
+}
+
 // log((1 + s) / (1 - s)) = 2 s + s * tail(s * s).
 template <class T>
 FASTLOSS_HD T atanh_tail(T z) {
   return z * polynomial<atanh_series<T>>(z);
 }
 
-// log(1 + f) - f + f^2 / 2, for a reduced f. In float a polynomial is short enough; in double the
-// series of atanh takes half the terms, for a division.
-FASTLOSS_HD float log_tail(float f, float square) {
-  return square * f * polynomial<log_series<float>>(f);
-}
-FASTLOSS_HD double log_tail(double f, double square) {
-  double s = f / (2 + f);
-  return s * (0.5 * square + atanh_tail(s * s));
+// log(1 + f) - f, for a reduced f. In float a polynomial is short enough; in double the series of
+// atanh takes half the terms, for a division.
+FASTLOSS_HD float log_tail(float f) { return f * f * polynomial<log_series<float>>(f); }
+FASTLOSS_HD double log_tail(double f) {
+  double s = f / (2 + f), half_square = 0.5 * f * f;
+  return s * (half_square + atanh_tail(s * s)) - half_square;
 }
 
-// k log 2 + log(1 + f) + correction, for a correction that is tiny beside one.
+// k log 2 + f + tail. Where the product is not rounded, log 2 in one part does in float, whose
+// nearest number to it is nearer than most; in double it would cost half a unit.
+template <class T>
+FASTLOSS_HD T add_powers(reduced_logarithm<T> x, T tail) {
+  using F = format<T>;
+#ifdef FASTLOSS_FMA
+  if constexpr (sizeof(T) == sizeof(float))
+    return multiply_add(x.k, T(0.69314718055994530942), x.f + tail);
+#endif
+  return x.k * F::ln2_hi + (x.f + (tail + x.k * F::ln2_lo));
+}
+
+// k log 2 + log(1 + f), and with a correction that is tiny beside one
+template <class T>
+FASTLOSS_HD T log_of_reduced(reduced_logarithm<T> x) {
+  return add_powers(x, log_tail(x.f));
+}
 template <class T>
 FASTLOSS_HD T log_of_reduced(reduced_logarithm<T> x, T correction) {
-  using F = format<T>;
-  T square = x.f * x.f;
-  T tail = log_tail(x.f, square) + (x.k * F::ln2_lo + correction);
-  return x.k * F::ln2_hi + (x.f + (tail - T(0.5) * square));
+  return add_powers(x, log_tail(x.f) + correction);
 }
 
 // log(1 + x) + correction, 0 <= x <= 1; 1 + x is not formed, so that it need not be rounded. In
@@ -397,23 +448,31 @@ FASTLOSS_HD double log1p_of_share(double x, double correction = 0) {
   return log_of_reduced<double>({upper ? 1.0 : 0.0, upper ? 0.5 * (x - 1) : x}, correction);
 }
 
+// log(1 + x), 0 <= x <= e^-2, to a unit of numbers from 0.4 on; some number for larger x
+FASTLOSS_HD float log1p_of_small_share(float x) {
+  return x + x * x * polynomial<log1p_small_series<float>>(x);
+}
+FASTLOSS_HD double log1p_of_small_share(double x) { return log1p_of_share(x); }
+
 // log(1 - x), 0 <= x <= 1/2, likewise
 FASTLOSS_HD float log_of_rest(float x) { return x * x * polynomial<log_rest_series<float>>(x) - x; }
 FASTLOSS_HD double log_of_rest(double x) {
   bool lower = x > 0.29289;
-  return log_of_reduced<double>({lower ? -1.0 : 0.0, lower ? 1 - 2 * x : -x}, 0);
+  return log_of_reduced<double>({lower ? -1.0 : 0.0, lower ? 1 - 2 * x : -x});
 }
 
 // log(x) for normal positive x alone; some number for others.
 template <class T>
 FASTLOSS_HD T log_of_normal(T x) {
-  return log_of_reduced(reduce_normal(x), T(0));
+  return log_of_reduced(reduce_normal(x));
 }
 
-// log(x) for normal positive x or NaN; some number near the least logarithm for 0 <= x < normal
+// log(x) for normal x up to one, or little more, and NaN; some number near the least logarithm for
+// 0 <= x < normal
 template <class T>
-FASTLOSS_HD T log_of_normal_or_nan(T x) {
-  return log_of_reduced(reduce_normal(x), x - x);
+FASTLOSS_HD T log_of_share(T x) {
+  auto k = nearest_power(x);
+  return log_of_reduced<T>({to_number(k), x * power_of_two<T>(-k) - T(1)});
 }
 
 // The logarithm of what is no positive finite number, else `finite`.
@@ -450,14 +509,9 @@ FASTLOSS_HD T log1p(T x) {
 // where the quotient is close to 1. The quotient is normal, or NaN.
 template <class T>
 FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
-  T inverse = 1 / denominator, x = difference * inverse;
-  auto [k, f] = reduce_normal(numerator * inverse);
-  bool far = x < T(-0.5) || x > T(1);
-  bool above = x > T(0.41421);
-  bool below = x < T(-0.29289);
-  T near_k = above ? T(1) : (below ? T(-1) : T(0));
-  T near_f = above ? T(0.5) * (x - T(1)) : (below ? T(1) + 2 * x : x);
-  return log_of_reduced<T>({far ? k : near_k, far ? f : near_f}, T(0));
+  T inverse = 1 / denominator, x = difference * inverse, quotient = numerator * inverse;
+  auto grown = reduce_growth(x, nearest_power(quotient));
+  return log_of_reduced<T>({grown.k, x < T(-0.5) ? reduce_normal(quotient).f : grown.f});
 }
 
 // log(1 + difference / base), both positive and in two parts; `inverse` is near 1 / base and
@@ -465,10 +519,9 @@ FASTLOSS_HD T log_quotient(T numerator, T denominator, T difference) {
 template <class T>
 FASTLOSS_HD T log_growth(two_parts<T> difference, two_parts<T> base, T inverse, T inverse_sum) {
   T x = difference.hi * inverse;
-  auto back = multiply_exactly(x, base.hi);
-  T remainder = ((difference.hi - back.hi) - back.lo) + (difference.lo - x * base.lo);
-  auto [u, u_lo] = add_exactly(T(1), x);
-  T correction = (u_lo * base.hi + remainder) * inverse_sum;
+  T rest = remainder(difference.hi, x, base.hi) + (difference.lo - x * base.lo);
+  auto [u, u_lo] = add_smaller(T(1), x);
+  T correction = (u_lo * base.hi + rest) * inverse_sum;
   return u < infinity<T> ? log_of_reduced(reduce_normal(u), correction) : u;
 }
 
@@ -476,10 +529,8 @@ FASTLOSS_HD T log_growth(two_parts<T> difference, two_parts<T> base, T inverse, 
 // that is not normal, some number near the least logarithm.
 template <class T>
 FASTLOSS_HD T log_of_share(T share, T complement) {
-  auto [k, f] = reduce_normal(share);
-  bool small = complement > T(0.5), lower = complement > T(0.29289);
-  T near_k = lower ? T(-1) : T(0), near_f = lower ? T(1) - 2 * complement : -complement;
-  return log_of_reduced<T>({small ? k : near_k, small ? f : near_f}, T(0));
+  auto grown = reduce_growth(-complement, nearest_power(share));
+  return log_of_reduced<T>({grown.k, complement > T(0.5) ? reduce_normal(share).f : grown.f});
 }
 
 // log(x) in two parts, plus a correction as above. Zero and infinity get a huge finite logarithm:
@@ -490,8 +541,7 @@ FASTLOSS_HD two_parts<T> log_in_two_parts(T x, T correction = T(0)) {
   auto [k, f] = reduce_logarithm(x);
   auto [d, d_lo] = add_smaller(T(2), f);
   T inverse = T(1) / d, s = f * inverse;
-  auto sd = multiply_exactly(s, d);
-  T s_lo = (((f - sd.hi) - sd.lo) - s * d_lo) * inverse;
+  T s_lo = (remainder(f, s, d) - s * d_lo) * inverse;
   auto [sum, rest] = add_smaller(k * F::ln2_hi, T(2) * s);
   rest += T(2) * s_lo + s * atanh_tail(s * s) + k * F::ln2_lo + correction;
   auto [hi, lo] = add_smaller(sum, rest);
@@ -515,41 +565,39 @@ FASTLOSS_HD T pow(T x, T y) {  // 0^0 = 1
   return x >= T(0) ? power : std::numeric_limits<T>::quiet_NaN();
 }
 
-// sigmoid(z), sigmoid(-z) and log(1 + e^-|z|) share one exponential and one division; neither
-// sigmoid is ever formed as one minus the other.
+// sigmoid(|z|), what sigmoid(-|z|) is times that, and log(1 + e^-|z|), which share one exponential;
+// neither sigmoid is ever formed as one minus the other.
 template <class T>
 struct logistic {
-  T positive, negative, log1p_exp;
-  FASTLOSS_HD logistic(T positive, T negative, T log1p_exp)
-      : positive(positive), negative(negative), log1p_exp(log1p_exp) {}
+  T larger, odds, log1p_odds;
+  FASTLOSS_HD logistic(T larger, T odds, T log1p_odds)
+      : larger(larger), odds(odds), log1p_odds(log1p_odds) {}
   FASTLOSS_HD explicit logistic(T z) {
-    T e = exp_of_negative(-abs(z)), large = T(1) / (T(1) + e), small = e * large;
-    positive = z < T(0) ? small : large;
-    negative = z < T(0) ? large : small;
-    log1p_exp = log1p_of_share(e);
+    odds = exp_of_negative(-abs(z));
+    larger = T(1) / (T(1) + odds);
+    log1p_odds = log1p_of_share(odds);
   }
+  FASTLOSS_HD T sigmoid(T z) const { return z < T(0) ? odds * larger : larger; }
 };
 
-// The same with the sigmoids in two parts, for who multiplies their errors.
+// The same, and sigmoid(z) and sigmoid(-z) in two parts, for who multiplies their errors.
 template <class T>
 struct precise_logistic {
   two_parts<T> positive, negative;
-  T log1p_exp;
-  FASTLOSS_HD explicit precise_logistic(T z) {
+  logistic<T> rounded;
+  FASTLOSS_HD explicit precise_logistic(T z) : rounded(0, 0, 0) {
     auto e = exp_in_two_parts(-abs(z));
     auto d = add_smaller(T(1), e.hi);
     d.lo += e.lo;
     T quotient = T(1) / d.hi;  // its remainder tells what rounding it has lost
-    auto one = multiply_exactly(quotient, d.hi);
-    T remainder = ((T(1) - one.hi) - one.lo) - quotient * d.lo;
-    auto large = add_smaller(quotient, quotient * remainder);
+    T rest = remainder(T(1), quotient, d.hi) - quotient * d.lo;
+    auto large = add_smaller(quotient, quotient * rest);
     auto product = multiply_exactly(e.hi, large.hi);
     auto small = add_smaller(product.hi, product.lo + (e.hi * large.lo + e.lo * large.hi));
     positive = {z < T(0) ? small.hi : large.hi, z < T(0) ? small.lo : large.lo};
     negative = {z < T(0) ? large.hi : small.hi, z < T(0) ? large.lo : small.lo};
-    log1p_exp = log1p_of_share(e.hi, e.lo * large.hi);
+    rounded = {large.hi, e.hi, log1p_of_share(e.hi, e.lo * large.hi)};
   }
-  FASTLOSS_HD logistic<T> rounded() const { return {positive.hi, negative.hi, log1p_exp}; }
 };
 
 }  // namespace fastloss::math

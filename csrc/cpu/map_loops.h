@@ -72,8 +72,18 @@ FASTLOSS_HD void run_map_terms(std::index_sequence<I...>, map_term<T>* terms, co
       else if constexpr (writes)
         out[k] = own.scale * r.d_pred;
     };
+    auto vector = [&](int first, int count) __attribute__((always_inline)) {
 #pragma omp simd
-    for (int k = 0; k < size; ++k) (one(std::integral_constant<std::size_t, I>{}, k), ...);
+      for (int k = first; k < first + count; ++k)
+        (one(std::integral_constant<std::size_t, I>{}, k), ...);
+    };
+    constexpr int step = vector_bytes / sizeof(T);
+    if (size == width) {
+#pragma GCC unroll 4
+      for (int k = 0; k < width; k += step) vector(k, step);
+    } else {
+      vector(0, size);
+    }
     for (auto& losses : loss)
       for (int k = size; k < width; ++k) losses[k] = 0;
     (std::get<I>(running).sums.add(loss[I]), ...);

@@ -63,7 +63,7 @@ struct mean_squared_logarithmic_error : map_loss {
     // Of the larger over the smaller, which cannot cancel.
     bool is_less = p1 < t1;
     T more = is_less ? t1 : p1, less = is_less ? p1 : t1;
-    auto base = math::add_exactly(T(1), less);
+    auto base = math::add_smaller(T(1), less);
     T by_less = 1 / base.hi, by_more = 1 / (1 + more);
     T size = math::log_growth(math::add_smaller(more, -less), base, by_less, by_more);
     T d = is_less ? -size : size;
@@ -95,7 +95,7 @@ struct log_cosh : map_loss {
   FASTLOSS_HD map_terms<T> operator()(T t, T p) const {
     T e = p - t, size = math::abs(e);
     T v = -math::expm1(-2 * size), w = 1 - v;
-    T far = (size - T(0.69314718055994530942)) + math::log1p_of_share(w);
+    T far = (size - T(0.69314718055994530942)) + math::log1p_of_small_share(w);
     T loss = size < 1 ? math::log_cosh_near_zero(e) : far;
     T tanh = v / (1 + w);
     T slope = e < 0 ? -tanh : tanh;
@@ -253,10 +253,12 @@ struct binary_crossentropy_from_logits_with : map_loss {
   FASTLOSS_HD explicit binary_crossentropy_from_logits_with(const double* q) : weights(q) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z, const math::logistic<T>& s) const {
     T negative = weights.negative(1 - t), positive = weights.positive(t);
-    T linear = z < 0 ? -positive * z : negative * z;
-    T linear_by_true = z < 0 ? -weights.positive(z) : -weights.negative(z);
-    return {linear + weights.of(t) * s.log1p_exp, negative * s.positive - positive * s.negative,
-            linear_by_true + (weights.of(1) - weights.of(0)) * s.log1p_exp};
+    // What multiplies the softplus that grows with |z|, and the other one.
+    T grows = z < 0 ? positive : negative, fades = z < 0 ? negative : positive;
+    T slope = (grows - fades * s.odds) * s.larger;
+    T grows_by_true = z < 0 ? -weights.positive(z) : -weights.negative(z);
+    return {grows * math::abs(z) + weights.of(t) * s.log1p_odds, z < 0 ? -slope : slope,
+            grows_by_true + (weights.of(1) - weights.of(0)) * s.log1p_odds};
   }
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     return (*this)(t, z, math::logistic<T>(z));
@@ -316,7 +318,7 @@ struct binary_focal_from_logits : map_loss {
   FASTLOSS_HD explicit binary_focal_from_logits(const double* q) : crossentropy(q), focal(q + 2) {}
   FASTLOSS_HD map_terms<T> operator()(T t, T z) const {
     math::precise_logistic<T> s(z);
-    return focal.times(crossentropy(t, z, s.rounded()), t,
+    return focal.times(crossentropy(t, z, s.rounded), t,
                        any_targets::mix(t, s.negative, s.positive),
                        (1 - 2 * t) * s.positive.hi * s.negative.hi, s.negative.hi - s.positive.hi);
   }

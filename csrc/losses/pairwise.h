@@ -73,8 +73,8 @@ struct circle : pairwise_loss {
     bool both = r.a != 0 && r.b != 0;
     T z = (logit(1 + s.positive_peak) + math::log(r.a)) + (logit(s.negative_peak) + math::log(r.b));
     math::logistic<T> l(z);
-    s.loss = both ? math::max(z, T(0)) + l.log1p_exp : T(0);
-    T slope = 2 * gamma * l.positive;
+    s.loss = both ? math::max(z, T(0)) + l.log1p_odds : T(0);
+    T slope = 2 * gamma * l.sigmoid(z);
     s.positive_scale = both ? -slope / r.a : T(0);
     s.negative_scale = both ? slope / r.b : T(0);
   }

@@ -78,7 +78,7 @@ struct normalized_row {
   FASTLOSS_HD class_position<T> position(T e, const class_stats<T>& s) const {
     T q = share(e, s);
     bool is_peak = e == s.peak;
-    T minus_log = is_peak ? s.peak_minus_log : -math::log_of_normal_or_nan(q);
+    T minus_log = is_peak ? s.peak_minus_log : -math::log_of_share(q);
     return {q, is_peak ? s.beside_peak : 1 - q, minus_log, q * minus_log, T(1)};
   }
   FASTLOSS_HD T slope(T e, T own, const class_stats<T>& s) const {

@@ -39,10 +39,10 @@ int run(const std::string& name) {
   if (name == "log_sum") return apply<T>([](T x, T y) { return math::log_sum(x, y); });
   if (name == "log_quotient")
     return apply<T>([](T x, T y) { return math::log_quotient(x, y, x - y); });
-  if (name == "sigmoid") return apply<T>([](T x, T) { return math::logistic<T>(x).positive; });
+  if (name == "sigmoid") return apply<T>([](T x, T) { return math::logistic<T>(x).sigmoid(x); });
   if (name == "precise_sigmoid")
     return apply<T>([](T x, T) { return math::precise_logistic<T>(x).positive.hi; });
-  if (name == "log1p_exp") return apply<T>([](T x, T) { return math::logistic<T>(x).log1p_exp; });
+  if (name == "log1p_exp") return apply<T>([](T x, T) { return math::logistic<T>(x).log1p_odds; });
   std::fprintf(stderr, "no function is called %s\n", name.c_str());
   return 1;
 }
