@@ -72,17 +72,19 @@ FASTLOSS_HD void run_map_terms(std::index_sequence<I...>, map_term<T>* terms, co
       else if constexpr (writes)
         out[k] = own.scale * r.d_pred;
     };
-    auto vector = [&](int first, int count) __attribute__((always_inline)) {
+    auto all = [&](int first, int count) __attribute__((always_inline)) {
 #pragma omp simd
       for (int k = first; k < first + count; ++k)
         (one(std::integral_constant<std::size_t, I>{}, k), ...);
     };
-    constexpr int step = vector_bytes / sizeof(T);
     if (size == width) {
+      // A few vectors in a row, so that the compiler mixes their instructions: those of one wait
+      // for each other.
+      constexpr int step = vector_bytes / sizeof(T);
 #pragma GCC unroll 4
-      for (int k = 0; k < width; k += step) vector(k, step);
+      for (int k = 0; k < width; k += step) all(k, step);
     } else {
-      vector(0, size);
+      all(0, size);
     }
     for (auto& losses : loss)
       for (int k = size; k < width; ++k) losses[k] = 0;
