@@ -521,8 +521,10 @@ FASTLOSS_HD T log_growth(two_parts<T> difference, two_parts<T> base, T inverse, 
   T x = difference.hi * inverse;
   T rest = remainder(difference.hi, x, base.hi) + (difference.lo - x * base.lo);
   auto [u, u_lo] = add_smaller(T(1), x);
-  T correction = (u_lo * base.hi + rest) * inverse_sum;
-  return u < infinity<T> ? log_of_reduced(reduce_normal(u), correction) : u;
+  auto [k, f] = reduce_normal(u);
+  bool near = x < T(0.41);  // where u is reduced to itself, f is x, of which u has lost digits
+  T correction = ((near ? T(0) : u_lo * base.hi) + rest) * inverse_sum;
+  return u < infinity<T> ? log_of_reduced<T>({k, near ? x : f}, correction) : u;
 }
 
 // log(share) where share + complement = 1, each to full relative precision, or NaN. For a share

@@ -6,15 +6,18 @@ import importlib.util
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import batched
 import elementary
+import fastloss
 import peers
 from fastloss._registry import REGISTRY
 from measure import HALF, Row, measure, shape_of
-from sweeps import CASES, EXCEPTIONS, MAPS, Case
+from sweeps import CASES, EXCEPTIONS, MAP_LIMIT, MAPS, Case, powers, signs
 from table import HALF_LIMIT, worst_of
+from units import error_in_units
 
 SAMPLES = 300
 LENGTHS = (2, 10, 300)
@@ -88,6 +91,23 @@ def test_losses_of_batches(dtype: str) -> None:
             assert ours <= batched.LIMIT, (batch.title, result)
             best = min(worst.values(), default=ours)
             assert ours <= best + MAY_BE_WORSE_BY, (batch.title, result)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="exact results need more digits")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_squared_logarithms_of_neighbours(dtype: str) -> None:
+    """Where t and p agree in most digits, 1 + t and 1 + p hold but a few others."""
+    rng, shape = np.random.default_rng(0), (300_000, 1)
+    t = rng.uniform(0.001, 4, shape).astype(dtype)
+    step = signs(rng, shape) * powers(rng, shape, np.log10(np.finfo(dtype).eps), -0.5)
+    p = (t * (1 + step)).astype(dtype)
+    loss = fastloss.MeanSquaredLogarithmicError(reduction=None)
+    value, slope = loss.value_and_grad(t, p)
+    difference, one = p.astype(np.longdouble) - t, np.longdouble(1)
+    log = np.log1p(difference / (one + t))
+    some = difference[:, 0] != 0
+    for found, exact in ((value, log[:, 0] ** 2), (slope[:, 0], 2 * log[:, 0] / (one + p[:, 0]))):
+        assert error_in_units(found[some], exact[some], dtype).max() <= MAP_LIMIT
 
 
 @pytest.fixture(scope="module")
