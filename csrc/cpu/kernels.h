@@ -157,6 +157,12 @@ struct ctc_loops {
   void (*softmax)(const T* x, std::int64_t n, ctc_frame<T> frame, T scale, T* share);
 };
 
+// Converts n adjacent elements, which may be unaligned, from or to what an array holds.
+template <class T>
+using conversion_from = void (*)(const char* from, std::int64_t n, T* out);
+template <class T>
+using conversion_to = void (*)(const T* block, std::int64_t n, char* to);
+
 // Loops without a formula.
 template <class T>
 struct memory_loops {
@@ -176,6 +182,8 @@ struct memory_loops {
   // `lanes` adjacent rows of n elements each, as [n][lanes], and back.
   void (*to_lanes)(const T* rows, std::int64_t n, T* out);
   void (*from_lanes)(const T* in, std::int64_t n, T* rows);
+  const conversion_from<T>* from;  // of each dtype
+  const conversion_to<T>* to;      // of each from float16 on
 };
 
 // Two losses whose sum has loops of its own.

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <utility>
 
-#include "cpu/kernels.h"
+#include "cpu/convert_loops.h"
 
 namespace fastloss::cpu {
 namespace {
@@ -307,8 +307,9 @@ void from_lanes(const T* in, std::int64_t n, T* rows) {
 
 template <class T>
 memory_loops<T> make_memory_loops() {
-  return {weighted_sum<T>, row_sums<T>, multiply<T>, scale<T>,    all_zero_or_one<T>,
-          all_below,       stream<T>,   add<T>,      to_lanes<T>, from_lanes<T>};
+  return {weighted_sum<T>,    row_sums<T>,   multiply<T>,         scale<T>,
+          all_zero_or_one<T>, all_below,     stream<T>,           add<T>,
+          to_lanes<T>,        from_lanes<T>, conversions_from<T>, conversions_to<T>};
 }
 
 }  // namespace
