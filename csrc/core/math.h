@@ -478,8 +478,9 @@ FASTLOSS_HD T log_of_share(T x) {
 // The logarithm of what is no positive finite number, else `finite`.
 template <class T>
 FASTLOSS_HD T log_at_edges(T x, T finite) {
-  T edge = x == T(0) ? -infinity<T> : (x > T(0) ? x : std::numeric_limits<T>::quiet_NaN());
-  return x > T(0) && x < infinity<T> ? finite : edge;
+  T above = x < infinity<T> ? finite : x;  // a NaN survives
+  T not_below = x == T(0) ? -infinity<T> : above;
+  return x < T(0) ? std::numeric_limits<T>::quiet_NaN() : not_below;
 }
 
 // log(x) + correction: what is lost by rounding x, over x.
