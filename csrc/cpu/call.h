@@ -131,6 +131,7 @@ class call {
   void prepare_lanes();
   double run_lanes();
   double lane_task(std::int64_t row, std::int64_t n, const sinks<T>& to) const;
+  void label_lanes(std::int64_t row, std::int64_t n, lane_block<T> rows, const sink<T>& to) const;
   void weigh_lanes(std::int64_t row, std::int64_t n, const lane_weights& plain, lane_weights& own,
                    lane_block<T>& rows) const;
 
@@ -153,8 +154,9 @@ class call {
   double target_scale_, target_shift_;
   factors<T> weights_;
   int wants_ = 0, threads_ = 1;
-  bool streams_ = false;    // the gradients are so large that they are written past the caches
-  std::int64_t ahead_ = 0;  // how many elements ahead loops ask for memory
+  bool streams_ = false;           // gradients are written past the caches
+  std::int64_t ahead_ = 0;         // how many elements ahead loops ask for memory
+  std::int64_t rows_between_ = 1;  // this row and the one that its thread is likely to take next
   // From `prepare`. What multiplies sums of losses: `norm_` for a reduction, `mean_` where a row's
   // loss is a mean. What multiplies gradients beside weights: `scale_`.
   double slope_, norm_ = 1, mean_ = 1;
@@ -189,8 +191,12 @@ inline constexpr std::int64_t prefetched_from = 1 << 18;
 template <class T>
 inline constexpr std::int64_t page = 4096 / sizeof(T);
 
-// Bytes of gradients from which they are written past the caches. Smaller ones are found there by
-// who reads them next.
-inline constexpr std::int64_t stream_from = 24 << 20;
+// Whether a call that reads and writes so many arrays of so many elements writes its gradients past
+// the caches. Those of a smaller one are found there by who reads them next.
+template <class T>
+bool fills_caches(std::int64_t arrays, std::int64_t elements) {
+  constexpr std::int64_t caches = 32'000'000;  // bytes
+  return arrays * elements * std::int64_t(sizeof(T)) >= caches;
+}
 
 }  // namespace fastloss::cpu

@@ -49,8 +49,11 @@ call<T>::call(const request& r, double coefficient)
   const int64_t size = r.rows * r.cols;
   threads_ = size < serial_below ? 1 : r.threads;
   ahead_ = size < prefetched_from ? 0 : page<T>;
-  const int64_t outputs = (r.grad_pred ? 1 : 0) + (r.grad_true ? 1 : 0);
-  streams_ = outputs * size * int64_t(sizeof(T)) >= stream_from;
+  if (r.cols > block && r.rows < 2 * chunks_per_thread * threads_) rows_between_ = threads_;
+  const int64_t inputs = (kernel_.reads_label_alone ? 0 : 1) +
+                         (info_.uses_target && !info_.sparse ? 1 : 0),
+                outputs = (r.grad_pred ? 1 : 0) + (r.grad_true ? 1 : 0);
+  streams_ = fills_caches<T>(inputs + outputs, size);
 }
 
 template <class T>

@@ -107,10 +107,11 @@ struct loss_kernel {
   map_sums<T> sums;  // map
 
   // row: `accumulate` combines the terms of a block into `sums` (double[3]), and `summarize` makes
-  // the stats of a row that is one block. `kept` has room for what the functor keeps per element.
+  // the stats of a row that is one block, and asks for the row that is `next` elements further on.
+  // `kept` has room for what the functor keeps per element.
   // A d_pred that is streamed is aligned to cache lines; see end_of_writes in parallel.h.
   using row_summarize = void (*)(const void* functor, const T* t, one_hot<T> label, const T* p,
-                                 T* kept, std::int64_t n, void* stats);
+                                 T* kept, std::int64_t n, std::int64_t next, void* stats);
   using row_accumulate = void (*)(const void* functor, const void* stats, const T* t,
                                   one_hot<T> label, const T* p, T* kept, std::int64_t n,
                                   double* sums);

@@ -3,6 +3,7 @@
 // last.
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "cpu/call.h"
 #include "cpu/parallel.h"
@@ -172,6 +173,38 @@ double call<T>::run_lanes() {
   return sum_in_order(partial);
 }
 
+// A loss that reads the label alone of each row, as if the label were the only class.
+template <class T>
+void call<T>::label_lanes(int64_t row, int64_t n, lane_block<T> rows, const sink<T>& to) const {
+  const int64_t first = row * r_.cols, size = n * r_.cols;
+  alignas(cache_line) T p[lanes<T>], kept[lanes<T>], d_pred[lanes<T>];
+  int64_t only_class[lanes<T>];
+  T none;
+  const T* here = output(p_, first, size, &none);
+  for (int k = 0; k < lanes<T>; ++k) {
+    const int64_t at = k * r_.cols + rows.label[k];
+    const bool counts = k < n && rows.label[k] >= 0;
+    only_class[k] = counts ? 0 : -1;
+    p[k] = !counts ? T(1) : here != &none ? here[at] : *load(p_, first + at, 1, &none);
+  }
+  const int64_t* label = std::exchange(rows.label, only_class);
+  rows.classes = 1;
+  rows.p = rows.next_p = p;
+  rows.kept = kept;
+  rows.d_pred = d_pred;
+  kernel_.in_lanes[to ? wants_pred : wants_value](functor_, rows);
+  if (!to) return;
+  T* scratch = thread_scratch<T>(scratch_use::rows, size);
+  T* out = to.begin(first, size, scratch);
+  std::fill_n(out, size, T(0));
+  for (int k = 0; k < n; ++k) {
+    if (const T others = rows.scale[k] * T(0); others != 0)  // an upstream that is not finite
+      std::fill_n(out + k * r_.cols, r_.cols, others);
+    if (only_class[k] == 0) out[k * r_.cols + label[k]] = d_pred[k];
+  }
+  to.end(first, size, scratch);
+}
+
 // The rows [row, row + n), at most `lanes`; returns the sum of their losses, or stores these.
 template <class T>
 double call<T>::lane_task(int64_t row, int64_t n, const sinks<T>& to) const {
@@ -183,6 +216,15 @@ double call<T>::lane_task(int64_t row, int64_t n, const sinks<T>& to) const {
   lane_weights own;
   weigh_lanes(row, n, lanes_->plain, own, rows);
   rows.loss = loss;
+  const auto finish = [&] {
+    if (r_.reduce != reduction::none) return loops.weighted_sum(loss, nullptr, n);
+    store(*values_, row, n, loss);
+    return 0.0;
+  };
+  if (kernel_.reads_label_alone && r_.inner_rows < lanes<T> / 4) {
+    label_lanes(row, n, rows, to.pred);
+    return finish();
+  }
   rows.kept = thread_scratch<T>(scratch_use::kept, kernel_.keeps ? size : 0);
 
   const auto p = lanes_->p.load(row, n, thread_scratch<T>(scratch_use::pred, size), loops);
@@ -223,6 +265,8 @@ double call<T>::lane_task(int64_t row, int64_t n, const sinks<T>& to) const {
   rows.d_true = d_true.data;
   rows.d_true_stride = d_true.stride;
 
+  to.pred.ask(row * r_.cols, n * r_.cols);
+  to.truth.ask(row * r_.cols, n * r_.cols);
   const int wants = (to.pred ? wants_pred : 0) | (to.truth ? wants_true : 0);
   kernel_.in_lanes[wants](functor_, rows);
 
@@ -243,10 +287,7 @@ double call<T>::lane_task(int64_t row, int64_t n, const sinks<T>& to) const {
   };
   end(to.pred, lanes_->d_pred, scratch_use::d_pred, d_pred.data);
   end(to.truth, lanes_->d_true, scratch_use::d_true, d_true.data);
-
-  if (r_.reduce != reduction::none) return loops.weighted_sum(loss, nullptr, n);
-  store(*values_, row, n, loss);
-  return 0;
+  return finish();
 }
 
 // The weight, gradient scale and label of each lane. A row that does not count, or is none, gets a

@@ -85,6 +85,10 @@ FASTLOSS_IN_TEAM void call_body(Body& body, std::int64_t i) {
   body(i);
 }
 
+// Chunks of work for each thread: small enough to even out a core that another process keeps busy,
+// large enough that neighbouring elements are mostly done by one thread.
+inline constexpr int chunks_per_thread = 16;
+
 // Calls body(i) for i in [0, n), on up to `threads` threads, in no particular order. If one throws,
 // no further ones are begun, and the first exception is thrown here.
 template <class Body>
@@ -92,9 +96,7 @@ FASTLOSS_STARTS_TEAM void parallel_for(std::int64_t n, int threads, Body body) {
   if (threads > n) threads = static_cast<int>(n);
   if (threads > 1) threads = threads_that_run(threads);
   const bool serial = threads <= 1 || !threads_survive();
-  // Chunks small enough to even out a core that another process keeps busy, large enough that
-  // neighbouring elements are mostly done by one thread.
-  std::int64_t chunk = n / (16 * (serial ? 1 : threads));
+  std::int64_t chunk = n / (chunks_per_thread * (serial ? 1 : threads));
   if (chunk < 1) chunk = 1;
   // A task may be a row of a million elements, which takes milliseconds; to look at the clock takes
   // as long as a few hundred elements.

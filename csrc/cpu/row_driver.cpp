@@ -179,7 +179,7 @@ void call<T>::reduce_at_once(int64_t row, row_state& s, T* kept) const {
       for (int64_t col = 0; col < r_.cols; col += block)
         targets({row, 1, col, std::min(block, r_.cols - col)}, scratch + col);
   }
-  kernel_.summarize(functor_, t, s.label, p, kept, r_.cols, s.stats);
+  kernel_.summarize(functor_, t, s.label, p, kept, r_.cols, rows_between_ * r_.cols, s.stats);
 }
 
 // Fills the label, weight and scale of a row; false if the row does not count.

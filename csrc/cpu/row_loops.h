@@ -126,7 +126,8 @@ struct last_vector {
 
 template <class F, class T, int Phase>
 FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, const T* t,
-                                one_hot<T> hot, const T* p, T* kept, std::int64_t n, double* sums) {
+                                one_hot<T> hot, const T* p, T* kept, std::int64_t n,
+                                std::int64_t next, double* sums) {
   constexpr int used = F::terms_used[Phase];
   if constexpr (sees_label<F>(Phase)) {
     if (hot.position < 0 || hot.position >= n) return;
@@ -182,9 +183,8 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
         if constexpr (used > 2) totals[2][k] += double(c[k]);
       }
     };
-    // What follows this row or block.
     auto ask_ahead = [&](std::int64_t i, std::int64_t size) __attribute__((always_inline)) {
-      ask_for_next<F, Phase>(F::sparse ? nullptr : t + n + i, p + n + i, size);
+      ask_for_next<F, Phase>(F::sparse ? nullptr : t + next + i, p + next + i, size);
     };
     const std::int64_t whole = n - n % width;
     for (std::int64_t first = 0; first < whole; first += sum_block) {
@@ -233,7 +233,7 @@ void accumulate(const void* functor, const void* stats_, const T* t, one_hot<T> 
                 T* kept, std::int64_t n, double* sums) {
   const F f = *static_cast<const F*>(functor);
   const auto stats = *static_cast<const typename F::stats*>(stats_);
-  accumulate_row<F, T, Phase>(f, stats, t, hot, p, kept, n, sums);
+  accumulate_row<F, T, Phase>(f, stats, t, hot, p, kept, n, n, sums);
 }
 
 template <class F, class T, int Phase>
@@ -246,14 +246,14 @@ void finish(const void* functor, const double* sums, void* stats) {
 
 template <class F, class T>
 void summarize(const void* functor, const T* t, one_hot<T> hot, const T* p, T* kept, std::int64_t n,
-               void* stats_) {
+               std::int64_t next, void* stats_) {
   const F f = *static_cast<const F*>(functor);
   typename F::stats stats{};
   auto run = [&](auto index) __attribute__((always_inline)) {
     constexpr int Phase = decltype(index)::value;
     constexpr double start = is_max<F>(Phase) ? -math::infinity<double> : 0;
     double sums[3] = {start, start, start};
-    accumulate_row<F, T, Phase>(f, stats, t, hot, p, kept, n, sums);
+    accumulate_row<F, T, Phase>(f, stats, t, hot, p, kept, n, next, sums);
     f.finish(phase<Phase>{}, row_terms<T>{T(sums[0]), T(sums[1]), T(sums[2])}, stats);
   };
   run(std::integral_constant<int, 0>{});

@@ -43,6 +43,13 @@ class sink {
     else if (streams_)
       loops_->stream(scratch, n, to);
   }
+  // Asks for the memory of elements that are to be written soon; past the caches, there is no need.
+  void ask(std::int64_t first, std::int64_t n) const {
+    if (!array_ || streams_) return;
+    T none;
+    T* to = place(first, n, &none);
+    if (to != &none) prefetch(to, n);
+  }
   // Writes zeros, at most a flat block.
   void clear(std::int64_t first, std::int64_t n) const {
     T scratch[flat_block];

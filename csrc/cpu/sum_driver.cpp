@@ -49,8 +49,11 @@ class sum_of_losses {
     size_ = r.rows * r.cols;
     threads_ = size_ < serial_below ? 1 : r.threads;
     t_ = p_ = coalesced(r.y_pred);
+    int64_t inputs = 1;
     for (request& term : terms_) {
-      if (losses()[term.loss].uses_target) t_ = coalesced(term.y_true);
+      const loss_info& info = losses()[term.loss];
+      if (info.uses_target) t_ = coalesced(term.y_true);
+      if (info.uses_target && !info.sparse) inputs = 2;
       if (!reduces_) {
         std::vector<T>& own = values_[&term - terms_.data()];
         own.resize(term.rows);
@@ -61,7 +64,7 @@ class sum_of_losses {
       if (term.grad_true) grad_true_ = coalesced(*term.grad_true);
     }
     const int64_t outputs = (grad_pred_ ? 1 : 0) + (grad_true_ ? 1 : 0);
-    streams_ = outputs * size_ * int64_t(sizeof(T)) >= stream_from;
+    streams_ = fills_caches<T>(inputs + outputs, size_);
   }
 
   double run() {
