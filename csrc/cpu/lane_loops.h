@@ -94,7 +94,8 @@ FASTLOSS_HD void accumulate_lanes(const F& f, const lane_block<T>& rows, lane_la
         const T *p = rows.p + c * rows.p_stride,
                 *t = F::sparse ? nullptr : rows.t + c * rows.t_stride;
         T* kept = F::keeps ? rows.kept + c * width : nullptr;
-        ask_for_next<F, Phase>(rows.next_t + c * width, rows.next_p + c * width, width);
+        if constexpr (asks_for_predictions<F>(Phase)) prefetch(rows.next_p + c * width, width);
+        if constexpr (asks_for_targets<F>(Phase)) prefetch(rows.next_t + c * width, width);
         for_each_lane<T>([&](int k) __attribute__((always_inline)) {
           row_terms<T> r = terms_of<Phase>(f, target<F>(t, k), p[k], kept, k, stats.at(k));
           sum[0][k] += r.a;

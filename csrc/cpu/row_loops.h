@@ -24,15 +24,22 @@ constexpr bool sees_label(int phase) {
   return F::sparse && phase >= F::target_phase;
 }
 
-// Asks for n targets and predictions of what follows, in the phases of this row that take the
-// longest: predictions in that of the exponentials, or the last one over whole rows.
-template <class F, int Phase, class T>
-FASTLOSS_HD void ask_for_next(const T* t, const T* p, std::int64_t n) {
-  constexpr int last = F::phases - 1,
-                longest = F::sparse || F::keeps == 1 ? int(F::first_phase_is_max) : last;
-  if constexpr (Phase == longest) prefetch(p, n);
-  if constexpr (!F::sparse && Phase == last) prefetch(t, n);
+// The phases of a row in which it asks for the elements of the next one: for predictions in that of
+// the exponentials, or else the last one over whole rows, which take longest; for targets in the
+// last one.
+template <class F>
+constexpr bool asks_for_predictions(int phase) {
+  return phase == (F::sparse || F::keeps == 1 ? int(F::first_phase_is_max) : F::phases - 1);
 }
+template <class F>
+constexpr bool asks_for_targets(int phase) {
+  return !F::sparse && phase == F::phases - 1;
+}
+
+// Of class losses, that is over at once where most targets are zero. Rows one by one then ask for
+// targets while they write a gradient.
+template <class F>
+constexpr bool asks_for_targets_late = asks_for_targets<F>(F::target_phase);
 
 // The target of element i: the dense row, or zero in a sparse row (its label is done apart).
 template <class F, class T>
@@ -184,7 +191,9 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
       }
     };
     auto ask_ahead = [&](std::int64_t i, std::int64_t size) __attribute__((always_inline)) {
-      ask_for_next<F, Phase>(F::sparse ? nullptr : t + next + i, p + next + i, size);
+      if constexpr (asks_for_predictions<F>(Phase)) prefetch(p + next + i, size);
+      if constexpr (asks_for_targets<F>(Phase) && !asks_for_targets_late<F>)
+        prefetch(t + next + i, size);
     };
     const std::int64_t whole = n - n % width;
     for (std::int64_t first = 0; first < whole; first += sum_block) {
@@ -269,7 +278,8 @@ T row_loss(const void* functor, const void* stats) {
 
 template <class F, class T, int Wants>
 void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T> hot, const T* p,
-                  const T* kept, T scale, T* d_pred, bool streams, T* d_true, std::int64_t n) {
+                  const T* kept, T scale, T* d_pred, bool streams, T* d_true, std::int64_t n,
+                  std::int64_t next) {
   const F f = *static_cast<const F*>(functor);
   const auto stats = *static_cast<const typename F::stats*>(stats_);
   auto at = [&](std::int64_t i, T target) __attribute__((always_inline)) {
@@ -292,6 +302,7 @@ void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T
   }
   auto whole_vectors = [&](auto streamed) __attribute__((always_inline)) {
     for (std::int64_t i = 0; i + width <= n; i += width) {
+      if constexpr (asks_for_targets_late<F>) prefetch(t + next + i, width);
       alignas(cache_line) T out[width];
 #pragma omp simd
       for (int k = 0; k < width; ++k) {
