@@ -332,8 +332,7 @@ void fitted::mask(const array& m) { request_.mask = fit_weight(m, "mask"); }
 
 void fitted::upstream(const array& u) {
   if (u.sizes.empty()) {
-    double scratch;
-    request_.upstream = *cpu::load(on_rows(u), 0, 1, &scratch);
+    request_.upstream = cpu::number(on_rows(u));
     return;
   }
   if (request_.reduce != reduction::none)

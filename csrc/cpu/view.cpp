@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "cpu/convert_loops.h"
+
 namespace fastloss::cpu {
 
 std::int64_t item_size(dtype type) {
@@ -34,6 +36,13 @@ view coalesced(const view& v) {
   // A single element is a run of one: it then has an address like any other.
   if (out.axes.empty()) out.axes.push_back({1, item_size(v.type)});
   return out;
+}
+
+double number(const view& v) {
+  const conversion_from<double> convert = conversions_from<double>[static_cast<int>(v.type)];
+  double x;
+  convert(v.data, 1, &x);
+  return x;
 }
 
 bool overlap(const view& a, const view& b) {

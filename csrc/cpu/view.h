@@ -13,6 +13,9 @@ view coalesced(const view& v);
 
 std::int64_t item_size(dtype type);
 
+// The first element.
+double number(const view& v);
+
 // The elements [first, first + n) of `v` as T (float, double or std::int64_t): a pointer into the
 // array where it already holds them so, otherwise `scratch`, filled. `v` must be coalesced.
 template <class T>
