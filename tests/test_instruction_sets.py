@@ -95,6 +95,26 @@ def test_forced_instruction_set_agrees_with_the_oracle(isa: str, case: int, dtyp
     assert_close(gradient, call.gradient("y_pred"), dtype)
 
 
+CONVERSIONS = [
+    "test_dtypes.py",
+    "test_half_types.py::test_every_half_is_read_exactly",
+    "test_half_types.py::test_gradients_of_every_size_are_rounded_to_nearest_even",
+]
+
+
+@pytest.mark.parametrize("isa", supported())
+def test_forced_instruction_set_converts_elements_exactly(isa: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *CONVERSIONS],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "FASTLOSS_ISA": isa},
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout.decode()
+
+
 @pytest.mark.skipif(not supported(), reason="instruction sets are chosen on x86-64 only")
 def test_best_supported_instruction_set_is_the_default() -> None:
     if "FASTLOSS_ISA" in os.environ:
