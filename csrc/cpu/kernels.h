@@ -108,8 +108,8 @@ struct loss_kernel {
 
   // row: `accumulate` combines the terms of a block into `sums` (double[3]), and `summarize` makes
   // the stats of a row that is one block. `kept` has room for what the functor keeps per element.
-  // A d_pred that is streamed is aligned to cache lines; see end_of_writes in parallel.h. Both
-  // `summarize` and `gradient` ask for the row that is `next` elements further on.
+  // A d_pred that is streamed is aligned to cache lines; see end_of_writes in parallel.h.
+  // `summarize` asks for the row that is `next` elements further on.
   using row_summarize = void (*)(const void* functor, const T* t, one_hot<T> label, const T* p,
                                  T* kept, std::int64_t n, std::int64_t next, void* stats);
   using row_accumulate = void (*)(const void* functor, const void* stats, const T* t,
@@ -118,7 +118,7 @@ struct loss_kernel {
   using row_finish = void (*)(const void* functor, const double* sums, void* stats);
   using row_gradient = void (*)(const void* functor, const void* stats, const T* t,
                                 one_hot<T> label, const T* p, const T* kept, T scale, T* d_pred,
-                                bool streams, T* d_true, std::int64_t n, std::int64_t next);
+                                bool streams, T* d_true, std::int64_t n);
   using row_lanes = void (*)(const void* functor, const lane_block<T>& rows);
   row_summarize summarize = nullptr;
   row_accumulate accumulate[max_phases] = {};

@@ -232,7 +232,7 @@ void call<T>::gradient(const tile& at, const row_state& s, const T* kept,
     kernel_.gradient[wants](
         functor_, s.stats, t ? t + i : nullptr, {s.label.position - at.col - i, s.label.value},
         p + i, kernel_.keeps ? kept + i : nullptr, s.scale, d_pred ? d_pred + i : nullptr, streams,
-        d_true ? d_true + i : nullptr, n, rows_between_ * r_.cols);
+        d_true ? d_true + i : nullptr, n);
   };
   const int64_t to_line = streams ? std::min(elements_to_line(d_pred), at.cols) : 0;
   if (to_line > 0) some(0, to_line, false);

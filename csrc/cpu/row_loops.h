@@ -37,7 +37,7 @@ constexpr bool asks_for_targets(int phase) {
 }
 
 // Of class losses, that is over at once where most targets are zero. Rows one by one then ask for
-// targets while they write a gradient.
+// targets while they write a gradient, those of one block for the next row's.
 template <class F>
 constexpr bool asks_for_targets_late = asks_for_targets<F>(F::target_phase);
 
@@ -278,8 +278,7 @@ T row_loss(const void* functor, const void* stats) {
 
 template <class F, class T, int Wants>
 void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T> hot, const T* p,
-                  const T* kept, T scale, T* d_pred, bool streams, T* d_true, std::int64_t n,
-                  std::int64_t next) {
+                  const T* kept, T scale, T* d_pred, bool streams, T* d_true, std::int64_t n) {
   const F f = *static_cast<const F*>(functor);
   const auto stats = *static_cast<const typename F::stats*>(stats_);
   auto at = [&](std::int64_t i, T target) __attribute__((always_inline)) {
@@ -302,7 +301,7 @@ void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T
   }
   auto whole_vectors = [&](auto streamed) __attribute__((always_inline)) {
     for (std::int64_t i = 0; i + width <= n; i += width) {
-      if constexpr (asks_for_targets_late<F>) prefetch(t + next + i, width);
+      if constexpr (asks_for_targets_late<F>) prefetch(t + n + i, width);
       alignas(cache_line) T out[width];
 #pragma omp simd
       for (int k = 0; k < width; ++k) {
