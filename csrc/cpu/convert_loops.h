@@ -1,5 +1,5 @@
 // Loops that convert adjacent elements of arrays. Part of kernels.cpp, so compiled once per
-// instruction set; and of load.cpp, for labels.
+// instruction set; and of load.cpp, for labels, and view.cpp, for a single number.
 #pragma once
 
 #include <cstring>
