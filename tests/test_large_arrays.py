@@ -52,6 +52,23 @@ def test_large_gradient_is_that_of_its_parts(
     assert value == pytest.approx(total, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "spec", [spec for spec in SPECS if spec.labels != "integer"], ids=lambda s: s.name
+)
+def test_large_gradients_by_both_arguments_are_those_of_their_parts(
+    spec: LossSpec, rng: np.random.Generator
+) -> None:
+    rows = ELEMENTS // 423 + 1  # begin at every element of a cache line
+    t, p = draw(rng, spec, rows, 423)
+    loss = getattr(fastloss, spec.class_name)(reduction="sum")
+    _, whole = loss.value_and_grad(t, p, wrt="both")
+    step = rows // PARTS + 1
+    for first in range(0, rows, step):
+        part = slice(first, first + step)
+        _, grads = loss.value_and_grad(t[part], p[part], wrt="both")
+        np.testing.assert_array_equal(np.stack(whole)[:, part], np.stack(grads))
+
+
 SUMS = [
     0.7 * fastloss.MeanSquaredError(reduction="sum") + fastloss.MeanAbsoluteError(reduction="sum"),
     fastloss.CategoricalCrossentropy(reduction="sum") + fastloss.MeanSquare(reduction="sum"),

@@ -174,13 +174,6 @@ class call {
 // not stop to read ahead.
 inline constexpr std::int64_t streamed_piece = 256;
 
-// Elements before the first one that begins a cache line.
-template <class T>
-std::int64_t elements_to_line(const T* at) {
-  const auto past = reinterpret_cast<std::uintptr_t>(at) % cache_line;
-  return past ? std::int64_t((cache_line - past) / sizeof(T)) : 0;
-}
-
 // Elements for which waking a team costs more than it saves.
 inline constexpr std::int64_t serial_below = 32768;
 

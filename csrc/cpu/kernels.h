@@ -9,14 +9,34 @@
 
 namespace fastloss::cpu {
 
+enum class cache { first, second };
+
+// The one that keeps so many elements, which are all asked for before the first of them is read,
+// beside what is computed meanwhile.
+template <class T>
+FASTLOSS_HD cache cache_that_keeps(std::int64_t n) {
+  return n * std::int64_t(sizeof(T)) <= 8192 ? cache::first : cache::second;
+}
+
 // Asks for memory that is read soon, so that it comes while something else is computed. The
 // processor does so by itself only along a stream, and begins anew at each page. Need not lie
 // inside of an array.
-template <class T>
+template <cache To = cache::first, class T>
 FASTLOSS_HD void prefetch(const T* at, std::int64_t n) {
   constexpr std::int64_t line = 64 / sizeof(T);
+  constexpr int locality = To == cache::first ? 3 : 2;
   for (std::int64_t i = 0; i < n; i += line)
-    __builtin_prefetch(reinterpret_cast<const char*>(at) + i * std::int64_t(sizeof(T)), 0, 3);
+    __builtin_prefetch(reinterpret_cast<const char*>(at) + i * std::int64_t(sizeof(T)), 0,
+                       locality);
+}
+
+// The same, where the cache is not known before; for some lines.
+template <class T>
+FASTLOSS_HD void prefetch(const T* at, std::int64_t n, cache to) {
+  if (to == cache::first)
+    prefetch(at, n);
+  else
+    prefetch<cache::second>(at, n);
 }
 
 // What a caller wants beside the value; indexes the arrays of loops below.
@@ -25,6 +45,13 @@ enum wants { wants_value = 0, wants_pred = 1, wants_true = 2 };
 inline constexpr int max_phases = 3;
 inline constexpr int functor_bytes = 64, stats_bytes = 96;
 inline constexpr int cache_line = 64;
+
+// Elements before the first one that begins a cache line.
+template <class T>
+FASTLOSS_HD std::int64_t elements_to_line(const T* at) {
+  const auto past = reinterpret_cast<std::uintptr_t>(at) % cache_line;
+  return past ? std::int64_t((cache_line - past) / sizeof(T)) : 0;
+}
 
 // The rows that are computed side by side, one in each lane of a few vectors.
 template <class T>
@@ -108,7 +135,7 @@ struct loss_kernel {
 
   // row: `accumulate` combines the terms of a block into `sums` (double[3]), and `summarize` makes
   // the stats of a row that is one block. `kept` has room for what the functor keeps per element.
-  // A d_pred that is streamed is aligned to cache lines; see end_of_writes in parallel.h.
+  // For a d_pred that is streamed, see end_of_writes in parallel.h.
   // `summarize` asks for the row that is `next` elements further on.
   using row_summarize = void (*)(const void* functor, const T* t, one_hot<T> label, const T* p,
                                  T* kept, std::int64_t n, std::int64_t next, void* stats);

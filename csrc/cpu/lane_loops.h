@@ -86,26 +86,35 @@ FASTLOSS_HD void accumulate_lanes(const F& f, const lane_block<T>& rows, lane_la
       total[1][k] = sum[1][k];
     }
   } else {
-    for (std::int64_t first = 0; first < rows.classes; first += run) {
-      const std::int64_t last = first + run < rows.classes ? first + run : rows.classes;
-      for (int j = 0; j < used; ++j)
-        for (int k = 0; k < width; ++k) sum[j][k] = 0;
-      for (std::int64_t c = first; c < last; ++c) {
-        const T *p = rows.p + c * rows.p_stride,
-                *t = F::sparse ? nullptr : rows.t + c * rows.t_stride;
-        T* kept = F::keeps ? rows.kept + c * width : nullptr;
-        if constexpr (asks_for_predictions<F>(Phase)) prefetch(rows.next_p + c * width, width);
-        if constexpr (asks_for_targets<F>(Phase)) prefetch(rows.next_t + c * width, width);
-        for_each_lane<T>([&](int k) __attribute__((always_inline)) {
-          row_terms<T> r = terms_of<Phase>(f, target<F>(t, k), p[k], kept, k, stats.at(k));
-          sum[0][k] += r.a;
-          if constexpr (used > 1) sum[1][k] += r.b;
-          if constexpr (used > 2) sum[2][k] += r.c;
-        });
+    auto classes = [&](auto to) __attribute__((always_inline)) {
+      for (std::int64_t first = 0; first < rows.classes; first += run) {
+        const std::int64_t last = first + run < rows.classes ? first + run : rows.classes;
+        for (int j = 0; j < used; ++j)
+          for (int k = 0; k < width; ++k) sum[j][k] = 0;
+        for (std::int64_t c = first; c < last; ++c) {
+          const T *p = rows.p + c * rows.p_stride,
+                  *t = F::sparse ? nullptr : rows.t + c * rows.t_stride;
+          T* kept = F::keeps ? rows.kept + c * width : nullptr;
+          if constexpr (asks_for_predictions<F>(Phase))
+            prefetch<to.value>(rows.next_p + c * width, width);
+          if constexpr (asks_for_targets<F>(Phase))
+            prefetch<to.value>(rows.next_t + c * width, width);
+          for_each_lane<T>([&](int k) __attribute__((always_inline)) {
+            row_terms<T> r = terms_of<Phase>(f, target<F>(t, k), p[k], kept, k, stats.at(k));
+            sum[0][k] += r.a;
+            if constexpr (used > 1) sum[1][k] += r.b;
+            if constexpr (used > 2) sum[2][k] += r.c;
+          });
+        }
+        for (int j = 0; j < used; ++j)
+          for (int k = 0; k < width; ++k) total[j][k] += sum[j][k];
       }
-      for (int j = 0; j < used; ++j)
-        for (int k = 0; k < width; ++k) total[j][k] += sum[j][k];
-    }
+    };
+    constexpr bool asks = asks_for_predictions<F>(Phase) || asks_for_targets<F>(Phase);
+    if (asks && cache_that_keeps<T>(rows.classes * width) == cache::second)
+      classes(std::integral_constant<cache, cache::second>{});
+    else
+      classes(std::integral_constant<cache, cache::first>{});
   }
   for_each_lane<T>([&](int k) __attribute__((always_inline)) {
     typename F::stats s = stats.at(k);

@@ -58,7 +58,13 @@ double call<T>::run_long_row(int64_t row, T* kept, const sinks<T>& to) const {
 
 template <class T>
 double call<T>::run_short_row(int64_t row, const sinks<T>& to) const {
-  T* kept = thread_scratch<T>(scratch_use::kept, kernel_.keeps ? r_.cols : 0);
+  T* kept = nullptr;
+  if (kernel_.keeps) {
+    // Streamed lines are made of what is kept, so it lies in lines as they do.
+    constexpr int64_t line = cache_line / sizeof(T);
+    const int64_t first = row * r_.cols, to_line = to.pred.to_line(first, r_.cols);
+    kept = thread_scratch<T>(scratch_use::kept, r_.cols + line) + (line - to_line) % line;
+  }
   row_state s;
   const T loss = reduce_row(row, s, [&] { reduce_at_once(row, s, kept); });
   gradients(row, s, kept, to, [&](auto body) {
@@ -228,15 +234,8 @@ void call<T>::gradient(const tile& at, const row_state& s, const T* kept,
   T* d_true = to.truth.begin(first, at.cols, d_true_scratch);
   const int wants = (d_pred ? wants_pred : 0) | (d_true ? wants_true : 0);
   const bool in_place = d_pred != d_pred_scratch, streams = to.pred.streams() && in_place;
-  const auto some = [&](int64_t i, int64_t n, bool streams) {
-    kernel_.gradient[wants](
-        functor_, s.stats, t ? t + i : nullptr, {s.label.position - at.col - i, s.label.value},
-        p + i, kernel_.keeps ? kept + i : nullptr, s.scale, d_pred ? d_pred + i : nullptr, streams,
-        d_true ? d_true + i : nullptr, n);
-  };
-  const int64_t to_line = streams ? std::min(elements_to_line(d_pred), at.cols) : 0;
-  if (to_line > 0) some(0, to_line, false);
-  if (to_line < at.cols) some(to_line, at.cols - to_line, streams);
+  kernel_.gradient[wants](functor_, s.stats, t, {s.label.position - at.col, s.label.value}, p, kept,
+                          s.scale, d_pred, streams, d_true, at.cols);
   if (d_true && transforms_target()) untransform(at, d_true);
   if (!in_place) to.pred.end(first, at.cols, d_pred_scratch);
   to.truth.end(first, at.cols, d_true_scratch);

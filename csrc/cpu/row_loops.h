@@ -36,10 +36,15 @@ constexpr bool asks_for_targets(int phase) {
   return !F::sparse && phase == F::phases - 1;
 }
 
-// Of class losses, that is over at once where most targets are zero. Rows one by one then ask for
-// targets while they write a gradient, those of one block for the next row's.
+// Of class losses, that is over at once where most targets are zero. Rows one by one that are one
+// block then ask for the next targets while they write a gradient; longer ones in the plain sum, if
+// they have one.
 template <class F>
 constexpr bool asks_for_targets_late = asks_for_targets<F>(F::target_phase);
+template <class F>
+constexpr bool asks_for_targets_of_long_rows(int phase) {
+  return asks_for_targets_late<F> && phase == 1 && !asks_for_predictions<F>(phase);
+}
 
 // The target of element i: the dense row, or zero in a sparse row (its label is done apart).
 template <class F, class T>
@@ -98,28 +103,33 @@ FASTLOSS_HD gradient_terms<T> gradient_of(const F& f, T t, T p, const T* kept, s
     return f.gradient(t, p, stats);
 }
 
-// The last vector of a row, where its elements do not fill one of their own: in a longer row it
-// begins before them, and they are its last lanes; a shorter row is copied and made up to a full
-// one. One at a time, they would take longer than hundreds of others.
+// A vector at an edge of a row, some of whose lanes hold elements that no whole vector holds; in a
+// row of less than a vector it begins before the row, and what it holds of it is copied. One at a
+// time, these elements would take longer than hundreds of others.
 template <class T>
-struct last_vector {
+struct edge_vector {
   static constexpr int width = cache_line / sizeof(T);
-  std::int64_t first;  // element; less than zero in a short row
-  int rest;            // the last lanes, whose elements are in no vector before
+  std::int64_t first;  // element of the row
+  int begin, end;      // lanes
   const T *t, *p;
   T* kept;
-  alignas(cache_line) T counts[width], copies[3][width];
+  alignas(cache_line) T copies[3][width];
 
-  FASTLOSS_HD last_vector(const T* t_, const T* p_, T* kept_, std::int64_t n)
-      : first(n - width), rest(static_cast<int>(n % width)) {
-    for (int k = 0; k < width; ++k) counts[k] = k < width - rest ? T(0) : T(1);
+  FASTLOSS_HD edge_vector(const T* t_, const T* p_, T* kept_, std::int64_t first, int begin,
+                          int end)
+      : first(first), begin(begin), end(end) {
     t = in_row(t_, 0);
     p = in_row(p_, 1);
     kept = in_row(kept_, 2);
   }
+  // The last `count` elements of n.
+  static FASTLOSS_HD edge_vector last(const T* t, const T* p, T* kept, std::int64_t n,
+                                      std::int64_t count) {
+    return {t, p, kept, n - width, width - static_cast<int>(count), width};
+  }
   // Puts results where the elements of the row belong.
   FASTLOSS_HD void put(const T* from, T* row) const {
-    for (int k = width - rest; k < width; ++k) row[first + k] = from[k];
+    for (int k = begin; k < end; ++k) row[first + k] = from[k];
   }
 
  private:
@@ -159,7 +169,7 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
       }
     };
     if (n < two) {
-      const last_vector<T> last(F::sparse ? nullptr : t, p, nullptr, n);
+      const auto last = edge_vector<T>::last(F::sparse ? nullptr : t, p, nullptr, n, n);
       if (n > one) window(one, t, p);
       window(one, last.t, last.p);
     } else {
@@ -190,10 +200,13 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
         if constexpr (used > 2) totals[2][k] += double(c[k]);
       }
     };
+    const cache to = cache_that_keeps<T>(n);
     auto ask_ahead = [&](std::int64_t i, std::int64_t size) __attribute__((always_inline)) {
-      if constexpr (asks_for_predictions<F>(Phase)) prefetch(p + next + i, size);
+      if constexpr (asks_for_predictions<F>(Phase)) prefetch(p + next + i, size, to);
       if constexpr (asks_for_targets<F>(Phase) && !asks_for_targets_late<F>)
-        prefetch(t + next + i, size);
+        prefetch(t + next + i, size, to);
+      if constexpr (asks_for_targets_of_long_rows<F>(Phase))
+        if (to != cache::first) prefetch(t + next + i, size, to);
     };
     const std::int64_t whole = n - n % width;
     for (std::int64_t first = 0; first < whole; first += sum_block) {
@@ -219,14 +232,15 @@ FASTLOSS_HD void accumulate_row(const F& f, const typename F::stats& stats, cons
       end();
     }
     if (whole < n) {
-      last_vector<T> last(F::sparse ? nullptr : t, p, F::keeps ? kept : nullptr, n);
+      const auto last =
+          edge_vector<T>::last(F::sparse ? nullptr : t, p, F::keeps ? kept : nullptr, n, n - whole);
       begin();
 #pragma omp simd
       for (int k = 0; k < width; ++k) {
         row_terms<T> r = terms_of<Phase>(f, target<F>(last.t, k), last.p[k], last.kept, k, stats);
-        a[k] += last.counts[k] == 0 ? T(0) : r.a;
-        if constexpr (used > 1) b[k] += last.counts[k] == 0 ? T(0) : r.b;
-        if constexpr (used > 2) c[k] += last.counts[k] == 0 ? T(0) : r.c;
+        a[k] += k < last.begin ? T(0) : r.a;
+        if constexpr (used > 1) b[k] += k < last.begin ? T(0) : r.b;
+        if constexpr (used > 2) c[k] += k < last.begin ? T(0) : r.c;
       }
       end();
       if constexpr (F::keeps && Phase == F::keeps)
@@ -288,19 +302,30 @@ void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T
   const bool has_label = F::sparse && hot.position >= 0 && hot.position < n;
   const T of_label = has_label ? scale * at(hot.position, hot.value).d_pred : T(0);
   constexpr int width = cache_line / sizeof(T);
-  alignas(cache_line) T by_pred[width], by_true[width];
-  const last_vector<T> last(F::sparse ? nullptr : t, p, F::keeps ? const_cast<T*>(kept) : nullptr,
-                            n);
-  if (n % width != 0) {
+  // What is streamed begins at a line; before and after it, there are edges.
+  const std::int64_t head = streams && n >= width ? elements_to_line(d_pred) : 0;
+  const std::int64_t end = n - (n - head) % width;
+  alignas(cache_line) T by_pred[2][width], by_true[2][width];
+  auto compute = [&](const edge_vector<T>& edge, int which) __attribute__((always_inline)) {
 #pragma omp simd
     for (int k = 0; k < width; ++k) {
-      gradient_terms<T> r = gradient_of(f, target<F>(last.t, k), last.p[k], last.kept, k, stats);
-      by_pred[k] = scale * r.d_pred;
-      by_true[k] = scale * r.d_true;
+      gradient_terms<T> r = gradient_of(f, target<F>(edge.t, k), edge.p[k], edge.kept, k, stats);
+      by_pred[which][k] = scale * r.d_pred;
+      by_true[which][k] = scale * r.d_true;
     }
-  }
+  };
+  auto put = [&](const edge_vector<T>& edge, int which) __attribute__((always_inline)) {
+    if constexpr (Wants & wants_pred) edge.put(by_pred[which], d_pred);
+    if constexpr (Wants & wants_true) edge.put(by_true[which], d_true);
+  };
+  T* const kept_here = F::keeps ? const_cast<T*>(kept) : nullptr;
+  const T* const targets = F::sparse ? nullptr : t;
+  const edge_vector<T> first(targets, p, kept_here, 0, 0, static_cast<int>(head));
+  const auto last = edge_vector<T>::last(targets, p, kept_here, n, n - end);
+  if (head > 0) compute(first, 0);
+  if (end < n) compute(last, 1);
   auto whole_vectors = [&](auto streamed) __attribute__((always_inline)) {
-    for (std::int64_t i = 0; i + width <= n; i += width) {
+    for (std::int64_t i = head; i < end; i += width) {
       if constexpr (asks_for_targets_late<F>) prefetch(t + n + i, width);
       alignas(cache_line) T out[width];
 #pragma omp simd
@@ -325,11 +350,10 @@ void row_gradient(const void* functor, const void* stats_, const T* t, one_hot<T
     whole_vectors(std::true_type{});
   else
     whole_vectors(std::false_type{});
-  if (n % width != 0) {
-    if constexpr (Wants & wants_pred) last.put(by_pred, d_pred);
-    if constexpr (Wants & wants_true) last.put(by_true, d_true);
-  }
-  if (has_label && !(streams && hot.position < n - n % width)) d_pred[hot.position] = of_label;
+  if (head > 0) put(first, 0);
+  if (end < n) put(last, 1);
+  const bool was_streamed = streams && hot.position >= head && hot.position < end;
+  if (has_label && !was_streamed) d_pred[hot.position] = of_label;
 }
 
 }  // namespace

@@ -50,6 +50,13 @@ class sink {
     T* to = place(first, n, &none);
     if (to != &none) prefetch(to, n);
   }
+  // Of n elements that are streamed in their place, those before the first cache line.
+  std::int64_t to_line(std::int64_t first, std::int64_t n) const {
+    if (!streams_) return 0;
+    T none;
+    const T* to = place(first, n, &none);
+    return to == &none ? 0 : elements_to_line(to);
+  }
   // Writes zeros, at most a flat block.
   void clear(std::int64_t first, std::int64_t n) const {
     T scratch[flat_block];
