@@ -308,9 +308,11 @@ def test_results_of_batched_losses_are_aligned(rng: Any) -> None:
         assert address(value) % 64 == address(gradient) % 64 == 0
 
 
-def test_memory_of_results_is_seen_and_given_back() -> None:
-    p = np.ones((1000, 1000), np.float32)
+@pytest.mark.parametrize("rows", [1000, 9000])
+def test_memory_of_results_is_seen_and_given_back(rows: int) -> None:
+    p = np.ones((rows, 1000), np.float32)
     loss = fastloss.MeanSquaredError()
+    loss.value_and_grad(p, p)  # the memory of its gradient is kept, if it is large
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -323,6 +325,29 @@ def test_memory_of_results_is_seen_and_given_back() -> None:
         assert tracemalloc.get_traced_memory()[0] - before < p.nbytes // 10
     finally:
         tracemalloc.stop()
+
+
+def test_memory_of_a_large_gradient_is_used_again() -> None:
+    p = np.ones((9000, 1000), np.float32)  # 36 MB; from 32 MiB on it is kept
+    t = np.zeros_like(p)
+    loss = fastloss.MeanSquaredError(reduction="sum")
+
+    def gradient(rows: int, factor: float = 1) -> Any:
+        return loss.value_and_grad(t[:rows], factor * p[:rows])[1]
+
+    first, second = gradient(9000), gradient(9000, 2)
+    assert not np.shares_memory(first, second)
+    row = second[-1]  # keeps all of it
+    freed = address(first)
+    del first, second
+    third = gradient(8900, 3)
+    assert address(third) == freed
+    np.testing.assert_array_equal(row, gradient(1, 2)[0])
+    np.testing.assert_array_equal(third[0], gradient(1, 3)[0])
+    del third
+    larger = np.ones((9001, 1000), np.float32)
+    assert address(loss.value_and_grad(larger, larger)[1]) != freed
+    assert address(gradient(9000)) == freed
 
 
 MEMORY = np.zeros(60, np.float32)

@@ -1,11 +1,9 @@
 #include "bind/arrays.h"
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <algorithm>
 #include <atomic>
+
+#include "bind/result_memory.h"
 
 namespace fastloss::bind {
 namespace {
@@ -118,25 +116,10 @@ void check_out(py::handle out, const py::array& y_pred) {
 }
 
 py::array empty(const shape& s, const py::dtype& d) {
-  // What can be read without copies by those who want aligned memory, such as TensorFlow.
-  constexpr std::size_t alignment = 64;
   std::size_t bytes = d.itemsize();
   for (int64_t n : s) bytes *= n;
-  // Python's allocator, because tracemalloc sees it.
-  void* memory = PyMem_RawMalloc(bytes + alignment - 1);
-  if (!memory) throw std::bad_alloc();
-  const py::capsule owner(memory, PyMem_RawFree);
-  const auto address = (reinterpret_cast<std::uintptr_t>(memory) + alignment - 1) & -alignment;
-#ifdef MADV_HUGEPAGE
-  // As NumPy does: the pages of a large array are new, and huge ones are got at a fraction of the
-  // cost.
-  constexpr std::size_t page = 4096, large = std::size_t(4) << 20;
-  if (bytes >= large) {
-    const auto first = (address + page - 1) & -page;
-    madvise(reinterpret_cast<void*>(first), address + bytes - first, MADV_HUGEPAGE);
-  }
-#endif
-  return py::array(d, s, reinterpret_cast<void*>(address), owner);
+  const result_memory memory = allocate_result(bytes);
+  return py::array(d, s, memory.first, memory.owner);
 }
 
 bool may_fill(const py::array& out, const py::array& a) {

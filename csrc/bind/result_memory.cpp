@@ -1,0 +1,111 @@
+#include "bind/result_memory.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <new>
+#include <optional>
+#include <vector>
+
+namespace fastloss::bind {
+
+// Those of Python.h, which some versions declare for C alone.
+extern "C" int PyTraceMalloc_Track(unsigned int domain, std::uintptr_t memory, std::size_t bytes);
+extern "C" int PyTraceMalloc_Untrack(unsigned int domain, std::uintptr_t memory);
+
+namespace {
+
+namespace py = pybind11;
+
+// What can be read without copies by those who want aligned memory, such as TensorFlow.
+constexpr std::size_t alignment = 64;
+
+// What is not as large malloc keeps by itself, and the pages of what is are worth huge ones.
+constexpr std::size_t kept_from = std::size_t(32) << 20, huge_pages_from = std::size_t(4) << 20;
+
+struct block {
+  void* memory;
+  std::size_t bytes;
+};
+
+// In the order in which they were freed. Enough for a loop with two losses and both gradients of
+// each. Never destroyed, because arrays may outlive what is static.
+constexpr std::size_t most_kept = 4;
+std::vector<block>& kept() {
+  static std::vector<block>& blocks = *[] {
+    auto* const made = new std::vector<block>;
+    made->reserve(most_kept);  // to keep one never throws
+    return made;
+  }();
+  return blocks;
+}
+
+[[maybe_unused]] void advise(const block& b, int advice) {
+#if defined(MADV_HUGEPAGE) || defined(MADV_FREE)
+  constexpr std::uintptr_t page = 65536;  // or whole pages of any system
+  const auto address = reinterpret_cast<std::uintptr_t>(b.memory);
+  const auto first = (address + page - 1) & -page, end = (address + b.bytes) & -page;
+  madvise(reinterpret_cast<void*>(first), end - first, advice);
+#endif
+}
+
+// Python's allocator, because tracemalloc sees it; what is kept, it is not to see.
+constexpr unsigned tracked_as_memory_of_python = 0;
+
+void keep(void* released) {
+  const auto* b = static_cast<block*>(released);
+  auto& blocks = kept();
+  if (blocks.size() == most_kept) {
+    PyMem_RawFree(blocks.front().memory);
+    blocks.erase(blocks.begin());
+  }
+#ifdef MADV_FREE
+  advise(*b, MADV_FREE);
+#endif
+  PyTraceMalloc_Untrack(tracked_as_memory_of_python, reinterpret_cast<std::uintptr_t>(b->memory));
+  blocks.push_back(*b);
+  delete b;
+}
+
+// The smallest that was kept and is large enough, but not twice as large.
+std::optional<block> take(std::size_t bytes) {
+  auto& blocks = kept();
+  auto best = blocks.end();
+  for (auto b = blocks.begin(); b != blocks.end(); ++b)
+    if (b->bytes >= bytes && b->bytes / 2 < bytes &&
+        (best == blocks.end() || b->bytes < best->bytes))
+      best = b;
+  if (best == blocks.end()) return {};
+  const block found = *best;
+  blocks.erase(best);
+  PyTraceMalloc_Track(tracked_as_memory_of_python, reinterpret_cast<std::uintptr_t>(found.memory),
+                      found.bytes);
+  return found;
+}
+
+block make(std::size_t bytes) {
+  const block made{PyMem_RawMalloc(bytes), bytes};
+  if (!made.memory) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  // As NumPy does: they are got at a fraction of the cost.
+  if (bytes >= huge_pages_from) advise(made, MADV_HUGEPAGE);
+#endif
+  return made;
+}
+
+}  // namespace
+
+result_memory allocate_result(std::size_t bytes) {
+  const std::size_t padded = bytes + alignment - 1;
+  const bool kept = bytes >= kept_from;
+  const std::optional<block> found = kept ? take(padded) : std::nullopt;
+  const block b = found ? *found : make(padded);
+  const auto first = (reinterpret_cast<std::uintptr_t>(b.memory) + alignment - 1) & -alignment;
+  return {reinterpret_cast<void*>(first),
+          kept ? py::capsule(new block(b), keep) : py::capsule(b.memory, PyMem_RawFree)};
+}
+
+}  // namespace fastloss::bind
