@@ -106,7 +106,8 @@ struct map_term {
 
 // Loops over the elements of one such loss, or of two at once. They write the sum of the gradients
 // or, unless `before` is null, add it to the gradients there, which may lie where the sum goes.
-// Those that stream write past the caches; see end_of_writes in parallel.h.
+// Those that stream write past the caches, to where a cache line begins; see end_of_writes in
+// parallel.h.
 template <class T>
 struct map_sums {
   using loop = void (*)(map_term<T>* terms, const T* t, const T* p, const T* before, T* d_pred,

@@ -1,4 +1,5 @@
 // Losses of single elements, and the rule about the labels of the hinges.
+#include <algorithm>
 #include <atomic>
 
 #include "cpu/call.h"
@@ -7,6 +8,15 @@
 namespace fastloss::cpu {
 
 using std::int64_t;
+
+namespace {
+
+// Makes lane `by` the first one.
+void rotate(lane_sums& sums, int64_t by) {
+  std::rotate(sums.lane, sums.lane + by % sum_lanes, sums.lane + sum_lanes);
+}
+
+}  // namespace
 
 template <class T>
 std::optional<double> call<T>::run_map(bool expect_binary) {
@@ -71,10 +81,14 @@ double call<T>::map_run(int64_t first, int64_t n, const T* t, const T* p, T scal
     return term.sums.total();
   }
   T* d_pred = to.place(first, n, scratch);
-  const bool streams = to.streams() && elements_to_line(d_pred) == 0;
-  if (!streams) d_pred = to.begin(first, n, scratch);
-  loops.run(&term, t, p, nullptr, d_pred, streams, n);
-  if (!streams) to.end(first, n, scratch);
+  const bool in_place = d_pred != scratch, streams = to.streams() && in_place;
+  const int64_t head = streams ? std::min(elements_to_line(d_pred), n) : 0;
+  if (head > 0) loops.run(&term, t, p, nullptr, d_pred, false, head);
+  // Each loss is added to the lane of its element, wherever lines begin.
+  rotate(term.sums, head);
+  loops.run(&term, t + head, p + head, nullptr, d_pred + head, streams, n - head);
+  rotate(term.sums, sum_lanes - head);
+  if (!in_place) to.end(first, n, scratch);
   return term.sums.total();
 }
 
