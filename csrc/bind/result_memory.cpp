@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <new>
 #include <optional>
 #include <vector>
@@ -87,7 +88,12 @@ std::optional<block> take(std::size_t bytes) {
 }
 
 block make(std::size_t bytes) {
-  const block made{PyMem_RawMalloc(bytes), bytes};
+  block made{PyMem_RawMalloc(bytes), bytes};
+  if (!made.memory) {
+    for (const block& b : kept()) PyMem_RawFree(b.memory);
+    kept().clear();
+    made.memory = PyMem_RawMalloc(bytes);
+  }
   if (!made.memory) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
   // As NumPy does: they are got at a fraction of the cost.
@@ -100,12 +106,19 @@ block make(std::size_t bytes) {
 
 result_memory allocate_result(std::size_t bytes) {
   const std::size_t padded = bytes + alignment - 1;
-  const bool kept = bytes >= kept_from;
-  const std::optional<block> found = kept ? take(padded) : std::nullopt;
-  const block b = found ? *found : make(padded);
-  const auto first = (reinterpret_cast<std::uintptr_t>(b.memory) + alignment - 1) & -alignment;
-  return {reinterpret_cast<void*>(first),
-          kept ? py::capsule(new block(b), keep) : py::capsule(b.memory, PyMem_RawFree)};
+  const auto aligned = [](void* memory) {
+    return reinterpret_cast<void*>((reinterpret_cast<std::uintptr_t>(memory) + alignment - 1) &
+                                   -alignment);
+  };
+  if (bytes < kept_from) {
+    const block b = make(padded);
+    return {aligned(b.memory), py::capsule(b.memory, PyMem_RawFree)};
+  }
+  auto b = std::make_unique<block>();
+  const std::optional<block> found = take(padded);
+  *b = found ? *found : make(padded);
+  void* const first = aligned(b->memory);
+  return {first, py::capsule(b.release(), keep)};
 }
 
 }  // namespace fastloss::bind

@@ -74,6 +74,17 @@ print(limited(lambda: {call}, 2_000_000))
     assert run_python(code) == "MemoryError"
 
 
+@sanitized
+def test_kept_memory_gives_way_to_a_result_that_it_does_not_fit() -> None:
+    code = f"""{LIMITED_MEMORY}
+p = np.ones((9000, 1000))
+loss = fastloss.MeanSquaredError()
+loss.value_and_grad(p[:5000], p[:5000])  # 40 MB are kept
+print(limited(lambda: loss.value_and_grad(p, p), 50_000_000))  # asks for 72 MB
+"""
+    assert run_python(code) == "no error"
+
+
 def without(module: str, statement: str) -> str:
     """What a statement raises in a process where a module cannot be imported."""
     code = f"""
