@@ -308,7 +308,7 @@ def test_results_of_batched_losses_are_aligned(rng: Any) -> None:
         assert address(value) % 64 == address(gradient) % 64 == 0
 
 
-@pytest.mark.parametrize("rows", [1000, 9000])
+@pytest.mark.parametrize("rows", [1000, 3000, 9000])
 def test_memory_of_results_is_seen_and_given_back(rows: int) -> None:
     p = np.ones((rows, 1000), np.float32)
     loss = fastloss.MeanSquaredError()
@@ -327,27 +327,28 @@ def test_memory_of_results_is_seen_and_given_back(rows: int) -> None:
         tracemalloc.stop()
 
 
-def test_memory_of_a_large_gradient_is_used_again() -> None:
-    p = np.ones((9000, 1000), np.float32)  # 36 MB; from 32 MiB on it is kept
+@pytest.mark.parametrize("rows", [3000, 9000])
+def test_memory_of_a_large_gradient_is_used_again(rows: int) -> None:
+    p = np.ones((rows, 1000), np.float32)  # of 4 MiB or more
     t = np.zeros_like(p)
     loss = fastloss.MeanSquaredError(reduction="sum")
 
-    def gradient(rows: int, factor: float = 1) -> Any:
-        return loss.value_and_grad(t[:rows], factor * p[:rows])[1]
+    def gradient(n: int, factor: float = 1) -> Any:
+        return loss.value_and_grad(t[:n], factor * p[:n])[1]
 
-    first, second = gradient(9000), gradient(9000, 2)
+    first, second = gradient(rows), gradient(rows, 2)
     assert not np.shares_memory(first, second)
     row = second[-1]  # keeps all of it
     freed = address(first)
     del first, second
-    third = gradient(8900, 3)
+    third = gradient(rows - 100, 3)
     assert address(third) == freed
     np.testing.assert_array_equal(row, gradient(1, 2)[0])
     np.testing.assert_array_equal(third[0], gradient(1, 3)[0])
     del third
-    larger = np.ones((9001, 1000), np.float32)
+    larger = np.ones((rows + 1, 1000), np.float32)
     assert address(loss.value_and_grad(larger, larger)[1]) != freed
-    assert address(gradient(9000)) == freed
+    assert address(gradient(rows)) == freed
 
 
 MEMORY = np.zeros(60, np.float32)

@@ -24,8 +24,9 @@ namespace py = pybind11;
 // What can be read without copies by those who want aligned memory, such as TensorFlow.
 constexpr std::size_t alignment = 64;
 
-// What is not as large malloc keeps by itself, and the pages of what is are worth huge ones.
-constexpr std::size_t kept_from = std::size_t(32) << 20, huge_pages_from = std::size_t(4) << 20;
+// What is kept, and has huge pages; and what the system may take back, which has a price. Of less
+// malloc gives nothing back, either.
+constexpr std::size_t kept_from = std::size_t(4) << 20, given_back_from = std::size_t(32) << 20;
 
 struct block {
   void* memory;
@@ -64,20 +65,21 @@ void keep(void* released) {
     blocks.erase(blocks.begin());
   }
 #ifdef MADV_FREE
-  advise(*b, MADV_FREE);
+  if (b->bytes >= given_back_from) advise(*b, MADV_FREE);
 #endif
   PyTraceMalloc_Untrack(tracked_as_memory_of_python, reinterpret_cast<std::uintptr_t>(b->memory));
   blocks.push_back(*b);
   delete b;
 }
 
-// The smallest that was kept and is large enough, but not twice as large.
+// The smallest that was kept and is large enough, but not twice as large; of two, the one that was
+// freed last, of which most is in the caches.
 std::optional<block> take(std::size_t bytes) {
   auto& blocks = kept();
   auto best = blocks.end();
   for (auto b = blocks.begin(); b != blocks.end(); ++b)
     if (b->bytes >= bytes && b->bytes / 2 < bytes &&
-        (best == blocks.end() || b->bytes < best->bytes))
+        (best == blocks.end() || b->bytes <= best->bytes))
       best = b;
   if (best == blocks.end()) return {};
   const block found = *best;
@@ -97,7 +99,7 @@ block make(std::size_t bytes) {
   if (!made.memory) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
   // As NumPy does: they are got at a fraction of the cost.
-  if (bytes >= huge_pages_from) advise(made, MADV_HUGEPAGE);
+  if (bytes >= kept_from) advise(made, MADV_HUGEPAGE);
 #endif
   return made;
 }
