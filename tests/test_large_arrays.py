@@ -52,6 +52,7 @@ def test_large_gradient_is_that_of_its_parts(
         np.testing.assert_array_equal(whole[part], grad)
         total += float(part_value)
     assert value == pytest.approx(total, rel=1e-6)
+    assert loss(t, p) == value
 
 
 @pytest.mark.parametrize(

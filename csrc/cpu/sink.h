@@ -52,7 +52,7 @@ class sink {
   }
   // Of n elements that are streamed in their place, those before the first cache line.
   std::int64_t to_line(std::int64_t first, std::int64_t n) const {
-    if (!streams_) return 0;
+    if (!array_ || !streams_) return 0;
     T none;
     const T* to = place(first, n, &none);
     return to == &none ? 0 : elements_to_line(to);
