@@ -50,8 +50,7 @@ call<T>::call(const request& r, double coefficient)
   threads_ = size < serial_below ? 1 : r.threads;
   ahead_ = size < prefetched_from ? 0 : page<T>;
   if (r.cols > block && r.rows < 2 * chunks_per_thread * threads_) rows_between_ = threads_;
-  const int64_t inputs = (kernel_.reads_label_alone ? 0 : 1) +
-                         (info_.uses_target && !info_.sparse ? 1 : 0),
+  const int64_t inputs = info_.uses_target && !info_.sparse ? 2 : 1,
                 outputs = (r.grad_pred ? 1 : 0) + (r.grad_true ? 1 : 0);
   streams_ = fills_caches<T>(inputs + outputs, size);
 }
