@@ -4,7 +4,6 @@
 #include <sys/mman.h>
 #endif
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -47,7 +46,7 @@ std::vector<block>& kept() {
 
 [[maybe_unused]] void advise(const block& b, int advice) {
 #if defined(MADV_HUGEPAGE) || defined(MADV_FREE)
-  constexpr std::uintptr_t page = 65536;  // or whole pages of any system
+  constexpr std::uintptr_t page = 65536;  // a whole number of pages on any system
   const auto address = reinterpret_cast<std::uintptr_t>(b.memory);
   const auto first = (address + page - 1) & -page, end = (address + b.bytes) & -page;
   madvise(reinterpret_cast<void*>(first), end - first, advice);
