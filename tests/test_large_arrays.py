@@ -72,12 +72,22 @@ def test_large_gradients_by_both_arguments_are_those_of_their_parts(
         np.testing.assert_array_equal(np.stack(whole)[:, part], np.stack(grads))
 
 
-@pytest.mark.parametrize("name", ["MeanSquaredError", "CategoricalCrossentropy"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        fastloss.MeanSquaredError(),
+        fastloss.CategoricalCrossentropy(),
+        fastloss.MeanSquaredError() + fastloss.MeanAbsoluteError(),
+        fastloss.LogCosh() + fastloss.MeanSquaredError() + fastloss.Huber(),
+        fastloss.Poisson() + fastloss.MeanSquare(),
+        fastloss.Dice() + fastloss.MeanAbsolute(),
+    ],
+    ids=repr,
+)
 def test_value_does_not_depend_on_where_the_gradient_lies(
-    name: str, rng: np.random.Generator
+    loss: fastloss.Loss, rng: np.random.Generator
 ) -> None:
     t, p = rng.uniform(0.01, 0.99, (2, ELEMENTS // 846, 423))  # float64, whose sums show any order
-    loss = getattr(fastloss, name)()
     value, grad = loss.value_and_grad(t, p)
     for offset in range(8):
         out = array_at(offset, p.shape, np.float64)

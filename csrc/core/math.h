@@ -164,6 +164,17 @@ FASTLOSS_HD two_parts<T> multiply_exactly(T a, T b) {
 #endif
 }
 
+// c + a b, rounded once where the processor can. Written as a sum, where c is a product as well, it
+// is up to the compiler which of the two is not rounded.
+template <class T>
+FASTLOSS_HD T add_product(T c, T a, T b) {
+#ifdef FASTLOSS_FMA
+  return multiply_add(a, b, c);
+#else
+  return c + a * b;
+#endif
+}
+
 // c - a b, for a product that is near c
 template <class T>
 FASTLOSS_HD T remainder(T c, T a, T b) {

@@ -20,6 +20,11 @@ namespace fastloss::cpu {
 // and where there are so many rows that each thread can have its own, in its part of the next one.
 inline constexpr std::int64_t long_row = 65536, longest_row = 1 << 20, many_rows = 16;
 
+// Makes lane `by` the first one, for elements that begin so many behind another's lane.
+inline void rotate(lane_sums& sums, std::int64_t by) {
+  std::rotate(sums.lane, sums.lane + by % sum_lanes, sums.lane + sum_lanes);
+}
+
 template <class T>
 class call {
  public:

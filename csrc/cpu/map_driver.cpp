@@ -9,15 +9,6 @@ namespace fastloss::cpu {
 
 using std::int64_t;
 
-namespace {
-
-// Makes lane `by` the first one.
-void rotate(lane_sums& sums, int64_t by) {
-  std::rotate(sums.lane, sums.lane + by % sum_lanes, sums.lane + sum_lanes);
-}
-
-}  // namespace
-
 template <class T>
 std::optional<double> call<T>::run_map(bool expect_binary) {
   // Where rows do not matter, elements are cut so that they fill the lanes of the sums.

@@ -66,9 +66,9 @@ FASTLOSS_HD void run_map_terms(std::index_sequence<I...>, map_term<T>* terms, co
       map_terms<T> r = own.f(t[i + k], p[i + k]);
       loss[term][k] = r.loss;
       if constexpr (term > 0 && writes)
-        out[k] += own.scale * r.d_pred;
+        out[k] = math::add_product(out[k], own.scale, r.d_pred);
       else if constexpr (adds)
-        out[k] = before[i + k] + own.scale * r.d_pred;
+        out[k] = math::add_product(before[i + k], own.scale, r.d_pred);
       else if constexpr (writes)
         out[k] = own.scale * r.d_pred;
     };

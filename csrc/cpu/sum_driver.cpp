@@ -210,6 +210,10 @@ class sum_of_losses {
     const bool in_place = out && out != out_scratch, streams = in_place && streams_;
     const int64_t to_line = streams ? elements_to_line(out) : 0;
     const int64_t piece = steps_.size() > 1 ? plain_piece : block;
+    // Each loss is added to the lane of its element, wherever lines begin.
+    const auto turn = [&](int64_t by) {
+      for (std::size_t k = 0; k < plain_.size(); ++k) rotate(terms[k].sums, by);
+    };
     for (int64_t i = 0, m; i < n; i += m) {
       m = std::min(i < to_line ? to_line : piece, n - i);
       const T* before = sum ? sum + i : nullptr;
@@ -220,7 +224,9 @@ class sum_of_losses {
         loops[s]->run(term, t + i, p + i, before, to, is_last && streams && i >= to_line, m);
         before = to;
       }
+      if (i < to_line) turn(m);
     }
+    if (to_line > 0) turn(sum_lanes - std::min(to_line, n));
     if (out && !in_place) store(*grad_pred_, first, n, out);
   }
 
