@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import statistics
 import time
@@ -20,8 +21,9 @@ LEAST_ROUNDS, MOST_ROUNDS = 7, 50
 # threads is what is measured.
 LEAST_SECONDS = 1e-3
 
-# What takes longer needs no call to warm up: waking the threads is a hundredth of it.
-LONG_SECONDS = 20e-3
+# For so long each side is called before it is timed: the threads of GNU OpenMP, which spin on the
+# cores of others, do so for 4 ms after their last call. What takes longer itself needs no warming.
+WARMING_SECONDS, LONG_SECONDS = 5e-3, 20e-3
 
 # Each side sums and rounds in an order of its own, in float32; sums of millions of terms lose a few
 # digits. What computes something else is further off.
@@ -104,8 +106,8 @@ def time_in_turns(
     """Samples of each side, taken in rounds of random order, each side on the next sets of inputs.
 
     No set is given to two calls in a row, so nobody finds in the cache what another left there. A
-    turn begins with a call that does not count: it wakes the side's own threads, and meanwhile
-    those of the side before stop spinning. To sleep instead slows everyone, by up to a half.
+    turn begins with calls that do not count: they wake the side's own threads, and meanwhile those
+    of the side before stop spinning. To sleep instead slows everyone, by up to a half.
     """
     order = list(calls)
     shuffle = random.Random(0).shuffle
@@ -117,12 +119,12 @@ def time_in_turns(
         return [i % sets for i in range(step - count, step)]
 
     with without_garbage_collection():
-        repeats, warms_up = {}, {}
+        repeats, warming = {}, {}
         for name, call in calls.items():
             timer.seconds(call, next_sets(2))  # what is set up lazily
             once = min(timer.seconds(call, next_sets(1)) for _ in range(3))
             repeats[name] = max(round(LEAST_SECONDS / once), 1)
-            warms_up[name] = once < LONG_SECONDS
+            warming[name] = math.ceil(WARMING_SECONDS / once) if once < LONG_SECONDS else 0
         samples: dict[str, list[float]] = {name: [] for name in calls}
         start, rounds = time.perf_counter(), 0
         while rounds < LEAST_ROUNDS or (
@@ -130,8 +132,8 @@ def time_in_turns(
         ):
             shuffle(order)
             for name in order:
-                if warms_up[name]:
-                    timer.seconds(calls[name], next_sets(1))
+                if warming[name]:
+                    timer.seconds(calls[name], next_sets(warming[name]))
                 samples[name].append(timer.seconds(calls[name], next_sets(repeats[name])))
             rounds += 1
     return samples
