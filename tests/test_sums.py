@@ -210,7 +210,8 @@ def test_bits_do_not_depend_on_threads(
     fastloss.set_num_threads(1)
     alone = loss.value_and_grad(t, p)
     fastloss.set_num_threads(threads)
-    assert all(map(same_bits, alone, loss.value_and_grad(t, p)))
+    for _ in range(3):  # the first wake the threads that help with the others
+        assert all(map(same_bits, alone, loss.value_and_grad(t, p)))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

@@ -179,8 +179,8 @@ class call {
 // not stop to read ahead.
 inline constexpr std::int64_t streamed_piece = 256;
 
-// Elements for which waking a team costs more than it saves.
-inline constexpr std::int64_t serial_below = 32768;
+// Elements for which a team costs more than it saves.
+inline constexpr std::int64_t serial_below = 16384;
 
 // Elements from which loops ask for memory ahead: in smaller arrays, the next tile is mostly that
 // of another thread. They do so for a page ahead, at whose end the processor stops to read on by

@@ -4,9 +4,6 @@
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
-#include <sanitizer/tsan_interface.h>
-#endif
 
 #include <algorithm>
 #include <atomic>
@@ -88,14 +85,6 @@ void note_wait(team_clock::duration waited, team_clock::duration worked) {
 interruption current_interruption() { return interruption_of_thread; }
 interruptible::interruptible(interruption check) { interruption_of_thread = check; }
 interruptible::~interruptible() { interruption_of_thread = nullptr; }
-
-#if defined(__SANITIZE_THREAD__)
-namespace {
-char edges[2];
-}
-void happens_before(team_edge edge) { __tsan_release(&edges[static_cast<int>(edge)]); }
-void happens_after(team_edge edge) { __tsan_acquire(&edges[static_cast<int>(edge)]); }
-#endif
 
 }  // namespace fastloss::cpu
 

@@ -193,7 +193,7 @@ def test_no_thread_is_made_under_a_limit_of_one() -> None:
 import os, numpy as np, fastloss
 from threadpoolctl import threadpool_limits
 fastloss.set_num_threads(3)
-t, p = np.zeros((400, 400)), np.ones((400, 400))
+t, p = np.zeros((4000, 400)), np.ones((4000, 400))
 threads = lambda: len(os.listdir("/proc/self/task"))
 before = threads()
 with threadpool_limits(1):
@@ -203,6 +203,31 @@ fastloss.MeanSquaredError().value_and_grad(t, p)
 print(limited - before, threads() - before)
 """
     assert run_python(code, OMP_NUM_THREADS="3") == "0 2"
+
+
+def test_threads_that_call_share_the_threads_that_help() -> None:
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("threads are counted in /proc")
+    code = """
+import os, threading, numpy as np, fastloss
+fastloss.set_num_threads(3)
+t, p = np.zeros((4000, 400)), np.ones((4000, 400))
+threads = lambda: len(os.listdir("/proc/self/task"))
+before = threads()
+done, counted = threading.Barrier(5), threading.Event()
+def call():
+    for _ in range(20):
+        fastloss.MeanSquaredError().value_and_grad(t, p)
+    done.wait()
+    counted.wait()
+callers = [threading.Thread(target=call) for _ in range(4)]
+for caller in callers:
+    caller.start()
+done.wait()
+print(threads() - before - len(callers))
+counted.set()
+"""
+    assert run_python(code) == "2"
 
 
 @pytest.mark.parametrize(("given", "used"), [("3", "3"), ("0", "2"), ("-1", "2"), ("x", "2")])

@@ -30,6 +30,7 @@ def work():
     value, gradient = loss.value_and_grad(t, p)
     return value.tobytes() + gradient.tobytes()
 expected = work()
+assert all(work() == expected for _ in range(5))  # by a team
 def child():
     pid = os.fork()
     if pid == 0:
