@@ -93,14 +93,16 @@ void parallel_for(std::int64_t n, int threads, Body body) {
   auto part = [&](team* own) {
     const float_mode mode;
     const interruption check = own ? interrupt : nullptr;
+    std::int64_t done = 0;
     try {
-      for (std::int64_t first; (first = next.fetch_add(chunk)) < n && !error.occurred();) {
+      for (std::int64_t first; (first = next.fetch_add(chunk)) < n;) {
         const std::int64_t end = std::min(first + chunk, n);
-        for (std::int64_t i = first; i < end; ++i) {
+        for (std::int64_t i = first; i < end && !error.occurred(); ++i) {
           if (check && i % between_checks == 0) check();
           body(i);
+          if (own && own->may_grow(++done))
+            own->grow(done, end - i - 1 + std::max<std::int64_t>(n - next, 0));
         }
-        if (own) own->grow(std::min<std::int64_t>(next, n), n);
       }
     } catch (...) {
       error.keep_current();

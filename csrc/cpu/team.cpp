@@ -176,20 +176,25 @@ void team::ask_the_awake() {
     if (h->ask(*this, false)) --missing_;
 }
 
-bool team::pays(std::int64_t begun, std::int64_t all) const {
-  if (follows_ && helpers_ - missing_ < processors - 1) return true;
-  const auto taken = team_clock::now() - start_;
-  return taken >= waking && double(taken.count()) * (all - begun) >=
-                                2.0 * team_clock::duration(waking).count() * begun;
+void team::grow(std::int64_t done, std::int64_t left) {
+  if (follows_ && helpers_ - missing_ < processors - 1) return void(wake_one());
+  const team_clock::duration each = waking, taken = team_clock::now() - start_;
+  // Of what this thread and those who help already need for the rest.
+  const auto pays = [&] {
+    const int members = helpers_ - missing_ + 1;
+    return double(taken.count()) * left >= 2.0 * each.count() * members * done;
+  };
+  while (missing_ > 0 && taken >= each && pays() && wake_one()) {
+  }
 }
 
-void team::wake_one() {
+// Whether there was one.
+bool team::wake_one() {
   helper* h = all_helpers;
   while (h && !h->ask(*this, true)) h = h->next;
-  if (h || start_one())
-    --missing_;
-  else
-    missing_ = 0;
+  const bool found = h || start_one();
+  missing_ = found ? missing_ - 1 : 0;
+  return found;
 }
 
 // Where more are wanted than there are, even if all were idle.

@@ -28,11 +28,11 @@ class team {
   team(const team&) = delete;
   team& operator=(const team&) = delete;
 
-  // Between the caller's own tasks: wakes another helper, where there may be more, if what is left
-  // of all tasks takes much longer than that.
-  void grow(std::int64_t begun, std::int64_t all) {
-    if (missing_ > 0 && pays(begun, all)) wake_one();
-  }
+  // Whether to look if it grows, after so many tasks of the caller's own: the less often, the
+  // longer it has taken.
+  bool may_grow(std::int64_t done) const { return missing_ > 0 && (done & (done - 1)) == 0; }
+  // Wakes other helpers, where there may be more, if what is left of all tasks takes much longer.
+  void grow(std::int64_t done, std::int64_t left);
 
   // Waits until all that have begun have ended; how long that took.
   team_clock::duration end();
@@ -41,8 +41,7 @@ class team {
   friend class helper;
 
   void ask_the_awake();
-  bool pays(std::int64_t begun, std::int64_t all) const;
-  void wake_one();
+  bool wake_one();
   bool start_one();
 
   void (*const work_)(void*);

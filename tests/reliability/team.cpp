@@ -51,9 +51,26 @@ void call_again_and_again(unsigned seed) {
   }
 }
 
+// The rest of the thousands of tasks that a helper has fetched at once.
+void leave_out_after_an_error() {
+  const auto caller = std::this_thread::get_id();
+  std::atomic<int> of_helper{0}, before{0};
+  try {
+    parallel_for(100'000, 2, [&](std::int64_t) {
+      spin(microseconds(20));
+      if (std::this_thread::get_id() != caller) return void(++of_helper);
+      if ((before = of_helper.load()) >= 10) throw std::runtime_error("bad");
+    });
+  } catch (const std::runtime_error&) {
+  }
+  if (before == 0) ++failures, std::puts("nobody helped");
+  if (of_helper - before > 1000) ++failures, std::puts("tasks were begun after an error");
+}
+
 }  // namespace
 
 int main() {
+  leave_out_after_an_error();
   std::vector<std::thread> callers;
   for (unsigned seed = 0; seed < 4; ++seed) callers.emplace_back(call_again_and_again, seed);
   for (std::thread& caller : callers) caller.join();
