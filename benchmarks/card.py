@@ -132,6 +132,8 @@ class OwnStream:
 class CudaTimer:
     """Events of the device around calls; in front of them, if wanted, what empties the L2 cache."""
 
+    warming_seconds = 0.0  # no threads of another side compute beside
+
     def __init__(self, card: Card, *, evicts: bool) -> None:
         self.card, self.evicts = card, evicts
 

@@ -21,9 +21,8 @@ LEAST_ROUNDS, MOST_ROUNDS = 7, 50
 # threads is what is measured.
 LEAST_SECONDS = 1e-3
 
-# For so long each side is called before it is timed: the threads of GNU OpenMP, which spin on the
-# cores of others, do so for 4 ms after their last call. What takes longer itself needs no warming.
-WARMING_SECONDS, LONG_SECONDS = 5e-3, 20e-3
+# What takes longer needs no call to warm up: waking the threads is a hundredth of it.
+LONG_SECONDS = 20e-3
 
 # Each side sums and rounds in an order of its own, in float32; sums of millions of terms lose a few
 # digits. What computes something else is further off.
@@ -70,7 +69,9 @@ def check(
 
 
 class Timer(Protocol):
-    """What takes the time of calls."""
+    """What takes the time of calls, after the side was called once and for ``warming_seconds``."""
+
+    warming_seconds: float
 
     def seconds(self, call: Call, sets: list[int]) -> float:
         """How long the call takes on each of the sets in turn, per set."""
@@ -78,6 +79,9 @@ class Timer(Protocol):
 
 class CpuTimer:
     """The clock of calls that are complete when they return."""
+
+    # The threads of GNU OpenMP spin on the cores of others for 4 ms after their last call.
+    warming_seconds = 5e-3
 
     def seconds(self, call: Call, sets: list[int]) -> float:
         """How long the call takes on each of the sets in turn, per set."""
@@ -124,7 +128,8 @@ def time_in_turns(
             timer.seconds(call, next_sets(2))  # what is set up lazily
             once = min(timer.seconds(call, next_sets(1)) for _ in range(3))
             repeats[name] = max(round(LEAST_SECONDS / once), 1)
-            warming[name] = math.ceil(WARMING_SECONDS / once) if once < LONG_SECONDS else 0
+            least = max(math.ceil(timer.warming_seconds / once), 1)
+            warming[name] = least if once < LONG_SECONDS else 0
         samples: dict[str, list[float]] = {name: [] for name in calls}
         start, rounds = time.perf_counter(), 0
         while rounds < LEAST_ROUNDS or (

@@ -20,6 +20,7 @@ bool threads_survive();
 // A core that another process keeps busy: the thread of a team that the system has put there may be
 // stopped in the middle of its part for a whole turn of the other, milliseconds, and the team waits
 // for it. Where teams lose more by that than they gain, they are made smaller for a while.
+//
 // How many of these threads are worth a team now.
 int threads_that_run(int threads);
 // What the thread that called has waited for the others of its team, after it has worked for so

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-SOURCES = [ROOT / "csrc" / "cpu" / name for name in ("parallel.cpp", "team.cpp")]
+from test_teams import compilation
 
 
 @pytest.fixture(scope="module", params=["race", "team"])
@@ -20,8 +18,7 @@ def program(request: Any, tmp_path_factory: Any) -> list[str]:
     if not compiler or not setarch or "san.so" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("needs g++ and setarch, and no other sanitizer")
     binary = tmp_path_factory.mktemp(request.param) / request.param
-    flags = ["-std=c++17", "-O2", "-fopenmp", "-fsanitize=thread", f"-I{ROOT / 'csrc'}"]
-    command = [compiler, *flags, HERE / f"{request.param}.cpp", *SOURCES, "-o", str(binary)]
+    command = compilation(compiler, binary, "-O2", "-fsanitize=thread")
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("g++ has no thread sanitizer")
     return [setarch, "--addr-no-randomize", str(binary)]
