@@ -30,7 +30,7 @@ METHOD = """\
 Every side gets the same float32 inputs and computes the same value and gradient: before it is
 timed, it is checked against fastloss in double precision. Then the sides are called in turns of
 random order, each on the next of several sets of inputs, so that nobody finds in the cache what
-another left there. Each turn begins with calls that do not count, for 5 ms, which wake the side's
+another left there. Each turn begins with calls that do not count, for 10 ms, which wake the side's
 own threads while those of the side before stop spinning. Calls shorter than a millisecond are
 repeated for that long. Times are medians, with the quartiles of the rounds.
 

@@ -80,8 +80,9 @@ class Timer(Protocol):
 class CpuTimer:
     """The clock of calls that are complete when they return."""
 
-    # The threads of GNU OpenMP spin on the cores of others for 4 ms after their last call.
-    warming_seconds = 5e-3
+    # The threads of GNU OpenMP spin for 4 ms after their last call, and keep others from their
+    # core for up to 8 ms.
+    warming_seconds = 10e-3
 
     def seconds(self, call: Call, sets: list[int]) -> float:
         """How long the call takes on each of the sets in turn, per set."""

@@ -17,7 +17,8 @@ FASTLOSS_HD void for_each_lane(Body body) {
   for (int k = 0; k < lanes<T>; ++k) body(k);
 }
 
-// The stats of every lane, field by field: a functor's stats are numbers of type T throughout.
+// The stats of every lane, field by field: a functor's stats are numbers of type T throughout. No
+// phase reads what none before it has set.
 template <class F, class T>
 class lane_stats {
   static constexpr int fields = sizeof(typename F::stats) / sizeof(T);
@@ -34,10 +35,6 @@ class lane_stats {
   }
 
  public:
-  FASTLOSS_HD lane_stats() {
-    for (int i = 0; i < fields; ++i)
-      for_each_lane<T>([&](int k) __attribute__((always_inline)) { values_[i][k] = 0; });
-  }
   FASTLOSS_HD typename F::stats at(int k) const {
     typename F::stats stats;
     get(reinterpret_cast<T*>(&stats), k, each_field{});
@@ -61,7 +58,7 @@ FASTLOSS_HD void accumulate_lanes(const F& f, const lane_block<T>& rows, lane_la
   constexpr int run = 4;  // classes that are added in the compute type before they are in double
   alignas(cache_line) double total[3][width];
   alignas(cache_line) T sum[3][width];
-  for (int j = 0; j < 3; ++j)
+  for (int j = 0; j < used; ++j)
     for_each_lane<T>([&](int k) __attribute__((always_inline)) { total[j][k] = 0; });
   if constexpr (sees_label<F>(Phase)) {
     for_each_lane<T>([&](int k) __attribute__((always_inline)) {
@@ -116,11 +113,19 @@ FASTLOSS_HD void accumulate_lanes(const F& f, const lane_block<T>& rows, lane_la
     else
       classes(std::integral_constant<cache, cache::first>{});
   }
-  for_each_lane<T>([&](int k) __attribute__((always_inline)) {
-    typename F::stats s = stats.at(k);
-    f.finish(phase<Phase>{}, row_terms<T>{T(total[0][k]), T(total[1][k]), T(total[2][k])}, s);
-    stats.put(k, s);
-  });
+  // Each operation of a vector waits for the one before, so all vectors are done side by side.
+  constexpr int vector = cache_line / sizeof(T);
+#pragma GCC unroll 4
+  for (int first = 0; first < width; first += vector) {
+    auto finish = [&](int k) __attribute__((always_inline)) {
+      typename F::stats s = stats.at(k);
+      auto sum_of = [&](int j) { return j < used ? T(total[j][k]) : T(0); };
+      f.finish(phase<Phase>{}, row_terms<T>{sum_of(0), sum_of(1), sum_of(2)}, s);
+      stats.put(k, s);
+    };
+#pragma omp simd
+    for (int k = 0; k < vector; ++k) finish(first + k);
+  }
 }
 
 template <class F, class T>

@@ -177,7 +177,7 @@ void team::ask_the_awake() {
 }
 
 void team::grow(std::int64_t done, std::int64_t left) {
-  if (follows_ && helpers_ - missing_ < processors - 1) return void(wake_one());
+  if (follows_ && helpers_ - missing_ < processors - 1) wake_one();
   const team_clock::duration each = waking, taken = team_clock::now() - start_;
   // Of what this thread and those who help already need for the rest.
   const auto pays = [&] {
