@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +328,26 @@ def test_calls_can_be_captured_in_a_graph(spec: LossSpec, shape: Any, rng: Any) 
         stream.synchronize()
     assert same_bits(value.get(), expected[0].get())
     assert same_bits(out.get(), expected[1].get())
+
+
+def launches(call: Callable[[], Any]) -> int:
+    count = ctypes.CDLL(str(sys.modules["fastloss._cuda"].__file__)).emulated_launches
+    count.restype = ctypes.c_size_t
+    before = count()
+    call()
+    return int(count() - before)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@losses
+def test_small_batches_are_one_launch(
+    emulated: Device, spec: LossSpec, reduction: Any, rng: Any
+) -> None:
+    t, p = (emulated.put(a) for a in draw(spec, {}, (32, 10), np.float32, rng))
+    loss = make(spec, {}, reduction=reduction)
+    # Of a hinge, whether all labels are 0 and 1 has to be known before.
+    needed = 2 if spec.name in ("hinge", "squared_hinge") else 1
+    assert launches(lambda: loss.value_and_grad(t, p)) == needed
 
 
 @pytest.mark.usefixtures("emulated")

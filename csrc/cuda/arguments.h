@@ -28,7 +28,7 @@ struct factor_view {
   bool per_element = false;
 };
 
-// The start of the workspace. Zero when a call begins.
+// The start of the workspace. Zero when a call begins that has launches of several blocks.
 struct progress {
   static constexpr int launches = 8;
   unsigned done[launches];    // blocks that are through, per launch of the call

@@ -51,7 +51,7 @@ struct divisor_kernel {
   }
 };
 
-// Whether any label is neither 0 nor 1.
+// Whether any label is neither 0 nor 1. Several blocks find the answer `no` where they write.
 template <class T>
 struct label_kernel {
   arguments a;
@@ -59,6 +59,10 @@ struct label_kernel {
 
   template <class Block>
   FASTLOSS_DEVICE void operator()(Block& block) const {
+    if (block.blocks() == 1) {
+      if (block.thread() == 0) a.state->has_other_labels = 0;
+      block.barrier();
+    }
     const int64_t step = block.blocks() * block.threads() * packet;
     for (int64_t i = (block.index() * block.threads() + block.thread()) * packet; i < g.length;
          i += step) {

@@ -46,9 +46,10 @@ class call {
     return partial_offset + (count * sizeof(double) + 63) / 64 * 64;
   }
 
-  // Launches what has to be known before the losses.
-  void begin(const arguments& a, stream_handle stream) const {
-    kernels_.clear(a.state, state_bytes, stream);
+  // Launches what has to be known before the losses, whose launches have up to so many blocks.
+  void begin(const arguments& a, int64_t blocks, stream_handle stream) const {
+    // Blocks count from zero how many are through. A small call, of one block, is one launch.
+    if (std::max(blocks, divisor_.blocks) > 1) kernels_.clear(a.state, state_bytes, stream);
     if (counts_) kernels_.divisor(a, divisor_, with_weight_, by_element_, stream);
   }
 
@@ -120,6 +121,7 @@ class loss_call : call {
       main_ = reduces_ ? cut_sum(r.rows * r.cols) : cut_map(r.rows, r.cols);
     else
       main_ = splits_ ? cut_parts_of_rows(r.rows, r.cols) : cut_rows(r.rows, r.cols);
+    if (kernel_.label_signs) labels_ = cut_sum(r.rows * r.cols);
   }
 
   std::size_t workspace_bytes() const {
@@ -135,8 +137,8 @@ class loss_call : call {
     if (kernel_.averages) a.mean = 1.0 / double(r_.cols);
     if (splits_) a.stats = workspace + workspace_bytes() - r_.rows * stats_bytes;
     const double* q = r_.parameters.data();
-    begin(a, stream);
-    if (a.labels_may_be_binary) kernels_.labels(a, cut_sum(r_.rows * r_.cols), stream);
+    begin(a, std::max(main_.blocks, labels_.blocks), stream);
+    if (a.labels_may_be_binary) kernels_.labels(a, labels_, stream);
     if (kernel_.map) return kernel_.map(q, a, main_, stream);
     if (!splits_) return kernel_.rows(q, a, main_, stream);
     const bool differentiates = r_.grad_pred || r_.grad_true;
@@ -148,7 +150,7 @@ class loss_call : call {
  private:
   const loss_kernel& kernel_;
   bool splits_;
-  geometry main_{};
+  geometry main_{}, labels_{};
 };
 
 class ctc_call : call {
@@ -163,7 +165,7 @@ class ctc_call : call {
   void enqueue(void* value, char* workspace, stream_handle stream) const {
     const arguments a = arguments_for(value, workspace);
     const ctc_arguments q = sequences(workspace + offset());
-    begin(a, stream);
+    begin(a, main_.blocks, stream);
     kernels_.ctc(a, q, main_, stream);
   }
 

@@ -5,7 +5,8 @@
 //   barrier()            waits for all threads of the block
 //   exchange(x, mask)    the x of the thread whose index differs by `mask`, less than 32
 //   scratch()            memory of the block for 32 `sums`
-//   is_last(counter)     whether all other blocks of the launch have been here
+//   is_last(counter)     whether all other blocks of the launch have been here; counts from zero
+//                        on, but not where there are no others
 // Every thread of a block calls barrier(), exchange() and is_last() equally often and in step.
 #pragma once
 
