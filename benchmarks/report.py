@@ -39,6 +39,10 @@ labels) and y_pred, write the gradient. It is the fastest of three kernels: one 
 and stores that go past the cache. More than 100 % of the floor means that fewer bytes are needed:
 GCE reads one entry of each row.
 
+"In cache" is the percentage of the floor's speed at which fastloss computes, were it to wait for no
+memory: one thread, again and again on as many rows as fit the L2 cache, times the threads. Where it
+is no more than a goal asks for, only fewer instructions would reach it.
+
 JAX writes its gradient where the last one was; fastloss on NumPy arrays is measured with a given
 array (`out=`) and without, and the faster counts. The others allocate, from memory that the process
 keeps. PyTorch compile is one graph of value and gradient
@@ -187,7 +191,7 @@ def tensorflow_rows(lines: list[Line]) -> Rows:
 
 
 GOALS = ("goal", "at least", "measured at worst", "where", "met by")
-MISSED = ("goal", "at least", "loss", "size", "measured")
+MISSED = ("goal", "at least", "loss", "size", "measured", "in cache")
 
 
 def goal_rows(found: Iterable[Outcome]) -> Rows:
@@ -204,7 +208,14 @@ def goal_rows(found: Iterable[Outcome]) -> Rows:
 def missed_rows(found: Iterable[Outcome]) -> Rows:
     """All that misses a goal."""
     return [
-        (o.goal.text, f"{o.goal.least:g}", line.loss, line.size, _number(o.goal.figure(line)))
+        (
+            o.goal.text,
+            f"{o.goal.least:g}",
+            line.loss,
+            line.size,
+            _number(o.goal.figure(line)),
+            _number(line.share_in_cache, 0),
+        )
         for o in found
         for line in o.missed
     ]

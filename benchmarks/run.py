@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 PARTS = ("time", "memory", "fit")
 QUICK_MINUTES = 2.2  # after which no case is begun; one may take twenty seconds more
 WARM_SECONDS = 0.1  # for the timing of each case in a warm cache
+CACHED_BYTES = 512 << 10  # what the L2 cache of a core holds
 TABLE_WIDTH = 170  # where there is no terminal to ask
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 
@@ -146,11 +147,13 @@ def choose(sides: list[Side], peers: list[str], console: Console) -> tuple[list[
 class Benchmark:
     """What is measured so far."""
 
-    def __init__(self, sides: list[Side], seconds: float, card: Card | None = None) -> None:
+    def __init__(
+        self, sides: list[Side], seconds: float, threads: int, card: Card | None = None
+    ) -> None:
         from card import CudaTimer
         from timing import CpuTimer
 
-        self.sides, self.seconds, self.card = sides, seconds, card
+        self.sides, self.seconds, self.threads, self.card = sides, seconds, threads, card
         self.timer: Timer = CudaTimer(card, evicts=True) if card else CpuTimer()
         self.timings: list[dict[str, Any]] = []
         self.failures: list[str] = []
@@ -164,6 +167,7 @@ class Benchmark:
     def measure(self, case: Case) -> None:
         """Check and time everyone on one case, with the gradient and without."""
         from card import CardInputs, CudaTimer
+        from sides import NUMPY
         from timing import summary, time_in_turns
         from workload import Inputs
 
@@ -175,6 +179,9 @@ class Benchmark:
             if self.card and case.bytes(gradient) <= self.card.l2:  # the rest is never warm
                 timer = CudaTimer(self.card, evicts=False)
                 warm = time_in_turns(timer, calls, 1, WARM_SECONDS)
+            computing = None
+            if not self.card and gradient and case.bytes(gradient) > CACHED_BYTES:
+                computing = self.seconds_in_cache(case)
             for side, taken in samples.items():
                 self.timings.append(
                     {
@@ -185,11 +192,32 @@ class Benchmark:
                         "bytes": case.bytes(gradient),
                         **summary(taken),
                         **({"warm": summary(warm[side])["median"]} if side in warm else {}),
+                        **({"computing": computing} if computing and side == NUMPY else {}),
                     }
                 )
             del calls
             if self.card:
                 self.card.free()
+
+    def seconds_in_cache(self, case: Case) -> float | None:
+        """What all threads of fastloss would take for the case, were everything in their caches.
+
+        It is what one of them takes for as many rows as fit, again and again.
+        """
+        import fastloss
+        from sides import NUMPY, numpy_out
+        from timing import summary, time_in_turns
+        from workload import Inputs
+
+        part = case.part(CACHED_BYTES)
+        call = part and numpy_out(part, Inputs(part), gradient=True)
+        if not (part and call):
+            return None
+        fastloss.set_num_threads(1)
+        samples = time_in_turns(self.timer, {NUMPY: call}, 1, WARM_SECONDS)
+        fastloss.set_num_threads(self.threads)
+        seconds = summary(samples[NUMPY])["median"]
+        return seconds * case.elements / part.elements / self.threads
 
     def checked_calls(self, case: Case, inputs: Any, gradient: bool) -> dict[str, Any]:
         """A call for each side that computes what fastloss computes in double precision."""
@@ -322,7 +350,7 @@ def main(arguments: list[str]) -> int:
     sides, left_out = choose(everyone, options.peer, console)
     if not card:
         set_threads(sides, options.threads)
-    benchmark = Benchmark(sides, options.seconds, card)
+    benchmark = Benchmark(sides, options.seconds, options.threads, card)
     # What fastloss says of itself, such as that it leaves a call to Keras, belongs in the report.
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("default", message="fastloss")

@@ -66,7 +66,7 @@ def _numpy(case: Case, inputs: Inputs, gradient: bool) -> Call:
     return lambda i: (loss(*pairs[i]),)
 
 
-def _numpy_out(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
+def numpy_out(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
     """The gradient written into an array that is there already."""
     if not (gradient and inputs.has_room):
         return None
@@ -218,7 +218,7 @@ def jax_jit(case: Case, inputs: Inputs, gradient: bool) -> Call | None:
 
 def all_sides(threads: int) -> list[Side]:
     """Everyone, whether installed or not."""
-    sides = [Side(NUMPY, OURS, _numpy), Side(f"{NUMPY}, out=", OURS, _numpy_out)]
+    sides = [Side(NUMPY, OURS, _numpy), Side(f"{NUMPY}, out=", OURS, numpy_out)]
     for name, module in (("fastloss TF", "fastloss.keras"), ("Keras", "keras.losses")):
         sides += [
             Side(f"{name} {mode}", "keras", partial(_tensorflow, module, mode))

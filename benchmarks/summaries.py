@@ -74,6 +74,12 @@ class Line:
         return 100 * self.floor / self.ours if self.ours and self.floor else None
 
     @property
+    def share_in_cache(self) -> float | None:
+        """Percent of the floor's speed that fastloss would have, were everything in the cache."""
+        seconds = next((t["computing"] for t in self.sides.values() if "computing" in t), None)
+        return 100 * self.floor / seconds if seconds and self.floor else None
+
+    @property
     def speedup(self) -> float | None:
         """How many times as fast as the fastest peer."""
         peer = self.fastest_peer

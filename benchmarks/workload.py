@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -125,6 +125,11 @@ class Case:
         reads = (2 if self.reads_targets else 1) * (2 if self.reads_twice(gradient) else 1)
         item = 4 if self.dtype == "float32" else 2
         return item * self.elements * (reads + gradient)
+
+    def part(self, most_bytes: int) -> Case | None:
+        """As many of its rows as move no more bytes, if one does not."""
+        rows = most_bytes * self.shape[0] // self.bytes(gradient=True)
+        return replace(self, shape=(rows, *self.shape[1:])) if rows else None
 
 
 def size_name(shape: Shape) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,13 +166,42 @@ def spoiled(what: str, by: Any) -> Side:
 @pytest.mark.parametrize("by", [1.001, -1, np.nan])
 def test_wrong_side_is_reported_and_not_timed(what: str, by: float) -> None:
     numpy_side, case = all_sides(threads=1)[0], Case("mean_squared_error", (2, 30))
-    calls = run.Benchmark([numpy_side, spoiled(what, 1)], 0).checked_calls(case, Inputs(case), True)
+    calls = run.Benchmark([numpy_side, spoiled(what, 1)], 0, 1).checked_calls(
+        case, Inputs(case), True
+    )
     assert calls.keys() == {numpy_side.name, "wrong"}  # the spoiling alone is no error
-    found = run.Benchmark([numpy_side, spoiled(what, by)], 0)
+    found = run.Benchmark([numpy_side, spoiled(what, by)], 0, 1)
     found.measure(case)
     assert {timing["side"] for timing in found.timings if timing["gradient"]} == {numpy_side.name}
     message = f"wrong, mean_squared_error, 2x30: {what}"
     assert any(line.startswith(message) for line in found.failures)
+
+
+class Clock:
+    """By which every call takes three seconds."""
+
+    warming_seconds = 0.0
+
+    def seconds(self, call: Callable[[int], Any], sets: list[int]) -> float:
+        call(sets[0])
+        return 3.0
+
+
+def test_what_the_cache_does_not_hold_is_timed_in_parts_that_it_does() -> None:
+    found = run.Benchmark([all_sides(threads=1)[0]], 0, threads=2)
+    found.timer = Clock()
+    for rows in (40, 430):
+        found.measure(Case("mean_squared_error", (rows, 1000)))
+    computing = {
+        timing["shape"][0]: timing.get("computing")
+        for timing in found.timings
+        if timing["gradient"]
+    }
+    # Of half a megabyte, 43 rows of 12,000 bytes: a tenth, on one of two threads.
+    assert computing == {40: None, 430: pytest.approx(3 * 10 / 2)}
+    line = lines_of([t | {"computing": 0.005} for t in timings(0.01, 0.02, 0.004)])[0]
+    assert line.share_in_cache == pytest.approx(80)
+    assert Case("huber", (3, 1000)).part(11_999) is None
 
 
 def test_results_of_another_shape_or_number_are_different() -> None:
