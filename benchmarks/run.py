@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PARTS = ("time", "memory", "fit")
 QUICK_MINUTES = 2.2  # after which no case is begun; one may take twenty seconds more
 WARM_SECONDS = 0.1  # for the timing of each case in a warm cache
-CACHED_BYTES = 512 << 10  # what the L2 cache of a core holds
+CACHED_BYTES = 512 << 10  # what the L2 cache of most cores holds
 TABLE_WIDTH = 170  # where there is no terminal to ask
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 

@@ -76,7 +76,7 @@ class Line:
     @property
     def share_in_cache(self) -> float | None:
         """Percent of the floor's speed that fastloss would have, were everything in the cache."""
-        seconds = next((t["computing"] for t in self.sides.values() if "computing" in t), None)
+        seconds = self.sides.get(NUMPY, {}).get("computing")
         return 100 * self.floor / seconds if seconds and self.floor else None
 
     @property
