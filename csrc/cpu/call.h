@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -94,7 +95,7 @@ class call {
   void take_labels_for_signs(bool binary);
   // Whether targets are such that the cheaper kernel for labels does.
   bool are_labels(const T* t, std::int64_t n) const;
-  bool labels_are_binary() const;
+  bool labels_are_binary(std::int64_t most = std::numeric_limits<std::int64_t>::max()) const;
   // Whether all gradients are times the same, and no row has a value of its own.
   bool has_one_scale() const {
     return weights_.empty() && !upstream_ && r_.reduce != reduction::none;

@@ -162,13 +162,14 @@ double call<T>::map_panel(int64_t first, int64_t n, const sinks<T>& to) const {
   return sum;
 }
 
-// Labels that are all 0 or 1 stand for -1 and 1. They are taken for such while they are looked at,
-// so that they are read once, and everything is done again if one is not; beforehand, where an
-// output lies over what would have to be read again.
+// Labels that are all 0 or 1 stand for -1 and 1. If the first few are, all are taken for such while
+// they are looked at, so that they are read once, and everything is done again if one is not;
+// beforehand, where an output lies over what would have to be read again.
 template <class T>
 double call<T>::run_hinge() {
+  constexpr int64_t few = 64;
   const bool look_first = output_overlaps_input();
-  if (!look_first || labels_are_binary()) {
+  if (labels_are_binary(few) && (!look_first || labels_are_binary())) {
     take_labels_for_signs(true);
     if (const auto sum = run_map(!look_first)) return *sum;
     take_labels_for_signs(false);
@@ -183,8 +184,8 @@ void call<T>::take_labels_for_signs(bool binary) {
 }
 
 template <class T>
-bool call<T>::labels_are_binary() const {
-  const int64_t size = r_.rows * r_.cols;
+bool call<T>::labels_are_binary(int64_t most) const {
+  const int64_t size = std::min(most, r_.rows * r_.cols);
   std::atomic<bool> binary{true};
   parallel_for((size + block - 1) / block, threads_, [&](int64_t b) {
     if (!binary.load(std::memory_order_relaxed)) return;
