@@ -6,6 +6,7 @@ stand-in for the part of CuPy that fastloss uses.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
 import importlib.util
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import types
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -256,3 +258,17 @@ def install(library: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(fastloss, "_cuda", module, raising=False)
     _cupy._device_plans.clear()
     return Device(cupy)
+
+
+def emulation() -> ctypes.CDLL:
+    """The functions of the emulation that is installed, for tests."""
+    return ctypes.CDLL(str(sys.modules["fastloss._cuda"].__file__))
+
+
+def counted(what: str, call: Callable[[], Any]) -> int:
+    """How many of those, such as ``emulated_launches``, the call takes."""
+    count = getattr(emulation(), what)
+    count.restype = ctypes.c_size_t
+    before = count()
+    call()
+    return int(count() - before)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ from cases import (
     value_shape,
 )
 from composition import Call
-from device import ROOT, SANITIZERS, Device, DeviceArray, build_emulation
+from device import ROOT, SANITIZERS, Device, DeviceArray, build_emulation, counted
 from fastloss._registry import LossSpec
 
 pytestmark = one_class_is_allowed
@@ -330,14 +328,6 @@ def test_calls_can_be_captured_in_a_graph(spec: LossSpec, shape: Any, rng: Any) 
     assert same_bits(out.get(), expected[1].get())
 
 
-def launches(call: Callable[[], Any]) -> int:
-    count = ctypes.CDLL(str(sys.modules["fastloss._cuda"].__file__)).emulated_launches
-    count.restype = ctypes.c_size_t
-    before = count()
-    call()
-    return int(count() - before)
-
-
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @losses
 def test_small_batches_are_one_launch(
@@ -347,7 +337,7 @@ def test_small_batches_are_one_launch(
     loss = make(spec, {}, reduction=reduction)
     # Of a hinge, whether all labels are 0 and 1 has to be known before.
     needed = 2 if spec.name in ("hinge", "squared_hinge") else 1
-    assert launches(lambda: loss.value_and_grad(t, p)) == needed
+    assert counted("emulated_launches", lambda: loss.value_and_grad(t, p)) == needed
 
 
 @pytest.mark.usefixtures("emulated")

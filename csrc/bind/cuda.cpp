@@ -58,9 +58,10 @@ struct target {
   // Asks for the workspace, and enqueues; `samples` are those of CTC, or nothing.
   template <class... Samples>
   void enqueue(const request& r, void* value, const Samples&... samples) const {
+    cuda::use_device(device);
     void* workspace = get({static_cast<int64_t>(cuda::workspace_bytes(r, samples...))}, "uint8");
     bind::without_gil([&] {
-      cuda::use_device(device);
+      cuda::use_device(device);  // `allocate` is anyone's
       cuda::enqueue(r, samples..., value, workspace, reinterpret_cast<cuda::stream_handle>(stream));
     });
   }

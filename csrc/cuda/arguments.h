@@ -68,12 +68,14 @@ struct ctc_arguments {
 };
 
 // How a launch is cut. The work is `segments` of `length` elements, each in `parts` of
-// `part_length`; `team` threads do a part.
+// `part_length`; `team` threads do a part, which are those of a cluster of blocks if they are more
+// than a block's.
 struct geometry {
   int64_t blocks;
   int threads, team;
   int64_t segments, length, parts, part_length;
-  int launch;  // of the call, from 0
+  int launch = 0;  // of the call
+  int memory = 0;  // bytes of each block's own
 };
 
 }  // namespace fastloss::cuda

@@ -30,6 +30,14 @@ int runtime_version() {
 
 void use_device(int index) { expect_success(cudaSetDevice(index)); }
 
+int capability() {
+  int device = 0, major = 0, minor = 0;
+  expect_success(cudaGetDevice(&device));
+  expect_success(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  expect_success(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return 10 * major + minor;
+}
+
 void copy_to_device(void* to, const void* from, std::size_t bytes, void* stream) {
   expect_success(
       cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)));

@@ -24,6 +24,9 @@ int runtime_version();
 // Makes it the current device of this thread.
 void use_device(int index);
 
+// The compute capability of the current device: 90 is 9.0.
+int capability();
+
 // Enqueues a copy from memory of the host, which may change once this returns.
 void copy_to_device(void* to, const void* from, std::size_t bytes, void* stream);
 

@@ -2,6 +2,7 @@
 
 #include "cpu/view.h"
 #include "cuda/cuts.h"
+#include "cuda/device.h"
 #include "plan.h"
 
 namespace fastloss::cuda {
@@ -114,13 +115,11 @@ class call {
 class loss_call : call {
  public:
   explicit loss_call(const request& r)
-      : call(r),
-        kernel_(kernels_.losses[r.loss].chosen_for(r.parameters.data())),
-        splits_(!kernel_.map && has_few_long_rows(r.rows, r.cols)) {
+      : call(r), kernel_(kernels_.losses[r.loss].chosen_for(r.parameters.data())) {
     if (kernel_.map)
       main_ = reduces_ ? cut_sum(r.rows * r.cols) : cut_map(r.rows, r.cols);
     else
-      main_ = splits_ ? cut_parts_of_rows(r.rows, r.cols) : cut_rows(r.rows, r.cols);
+      choose_cut_of_rows();
     if (kernel_.label_signs) labels_ = cut_sum(r.rows * r.cols);
   }
 
@@ -141,15 +140,23 @@ class loss_call : call {
     if (a.labels_may_be_binary) kernels_.labels(a, labels_, stream);
     if (kernel_.map) return kernel_.map(q, a, main_, stream);
     if (!splits_) return kernel_.rows(q, a, main_, stream);
-    const bool differentiates = r_.grad_pred || r_.grad_true;
     geometry g = main_;
-    for (g.launch = 0; g.launch < kernel_.phases + differentiates; ++g.launch)
+    for (g.launch = 0; g.launch < kernel_.phases + differentiates(); ++g.launch)
       kernel_.split_rows(q, a, g, stream);
   }
 
  private:
+  bool differentiates() const { return r_.grad_pred || r_.grad_true; }
+
+  void choose_cut_of_rows() {
+    const bool is_read_again = kernel_.sweeps + differentiates() > 1;
+    main_ = cut_rows(r_.rows, r_.cols, is_read_again ? kernel_.kept_bytes : 0, capability());
+    splits_ = has_few_long_rows(main_);
+    if (splits_) main_ = cut_parts_of_rows(r_.rows, r_.cols);
+  }
+
   const loss_kernel& kernel_;
-  bool splits_;
+  bool splits_ = false;
   geometry main_{}, labels_{};
 };
 

@@ -15,6 +15,8 @@ struct loss_kernel {
   launch rows = nullptr;        // of the others: whole rows,
   launch split_rows = nullptr;  // and parts of rows, one launch per phase and one more
   int phases = 0;
+  int sweeps = 0;      // phases that look at all columns
+  int kept_bytes = 0;  // per column, if a row is kept
   bool averages = false, label_signs = false;
 
   const loss_kernel* variant = nullptr;

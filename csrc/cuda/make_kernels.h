@@ -1,6 +1,8 @@
 // Fills the table of kernels.h. `Device` enqueues: launch(body, geometry, stream) and clear.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/ctc_kernel.h"
 #include "cuda/divisor_kernels.h"
 #include "cuda/kernels.h"
@@ -26,6 +28,8 @@ loss_kernel make_kernel() {
     k.rows = launch<Device, row_kernel<F, T>, F>;
     k.split_rows = launch<Device, split_row_kernel<F, T>, F>;
     k.phases = F::phases;
+    k.sweeps = F::sparse ? std::min(F::phases, F::target_phase) : F::phases;
+    k.kept_bytes = row_of<F, T>::arrays * sizeof(T);
   }
   if constexpr (!std::is_void_v<typename F::variant>) {
     static const loss_kernel variant = make_kernel<Device, typename F::variant, T>();

@@ -5,7 +5,8 @@
 
 namespace fastloss::cuda {
 
-// Whole rows, each by one team, which sweeps over it once per phase and once for the gradient.
+// Whole rows, each by one team, which sweeps over it once per phase and once for the gradient. If
+// the launch has memory for it, only the first sweep reads the arrays.
 template <class F, class T>
 struct row_kernel {
   F f;
@@ -14,16 +15,17 @@ struct row_kernel {
 
   template <class Block>
   FASTLOSS_DEVICE void operator()(Block& block) const {
-    team<Block> threads(block, g.team);
+    wide_team<Block> threads(block, g.team);
     const double norm = normalization(a);
     double total = 0;
-    for (int64_t base = block.index() * threads.per_block(); base < a.rows;
-         base += block.blocks() * threads.per_block()) {
-      const int64_t index = base + threads.index();
+    for (int64_t first = threads.first(); first < a.rows; first += threads.count()) {
+      const int64_t index = first + threads.index();
       const bool exists = index < a.rows;
-      const row_of<F, T> row(f, a, index, exists, norm);
+      const row_of<F, T> row(f, a, index, exists, norm,
+                             {g.memory > 0, block.memory() + block.thread(), block.threads()});
       const int64_t end = row.state.counts ? a.cols : 0;
       typename F::stats stats{};
+      if (g.memory) row.keep(block, end, threads.rank, threads.size);
       reduce(phase<0>{}, row, end, threads, stats);
       if constexpr (F::phases > 1) reduce(phase<1>{}, row, end, threads, stats);
       if constexpr (F::phases > 2) reduce(phase<2>{}, row, end, threads, stats);
@@ -34,13 +36,14 @@ struct row_kernel {
       }
       if (exists && (a.grad_pred.data || a.grad_true.data))
         row.write_gradient(stats, 0, a.cols, threads.rank, threads.size);
+      if (g.memory) block.barrier();  // the next row is copied after this one has been read
     }
     if (a.reduces) store_total<T>(block, a, g, total, norm);
   }
 
   template <int Phase, class Block>
   FASTLOSS_DEVICE static void reduce(phase<Phase> which, const row_of<F, T>& row, int64_t end,
-                                     team<Block>& threads, typename F::stats& stats) {
+                                     wide_team<Block>& threads, typename F::stats& stats) {
     constexpr bool is_max = Phase == 0 && F::first_phase_is_max;
     const sums own = row.accumulate(which, stats, 0, end, threads.rank, threads.size);
     row.finish(which, threads.combine(own, is_max), stats);
@@ -76,7 +79,7 @@ struct split_row_kernel {
   template <class Block, class Visit>
   FASTLOSS_DEVICE void each_part(team<Block>& threads, double norm, Visit visit) const {
     for (int64_t i = threads.block.index(); i < g.segments * g.parts; i += threads.block.blocks()) {
-      const row_of<F, T> row(f, a, i / g.parts, true, norm);
+      const row_of<F, T> row(f, a, i / g.parts, true, norm, {});
       const int64_t begin = i % g.parts * g.part_length;
       visit(row, begin, begin + g.part_length < a.cols ? begin + g.part_length : a.cols, i);
     }
@@ -108,7 +111,7 @@ struct split_row_kernel {
         x.merge({parts[3 * i], parts[3 * i + 1], parts[3 * i + 2]}, is_max);
       x = threads.combine(x, is_max);
       if (threads.rank != 0) continue;
-      const row_of<F, T> row(f, a, r, true, norm);
+      const row_of<F, T> row(f, a, r, true, norm, {});
       typename F::stats stats{};
       if (Phase > 0) stats = stats_of(r);
       row.finish(which, x, stats);

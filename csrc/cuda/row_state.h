@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/factors.h"
+#include "cuda/kept_row.h"
 #include "cuda/team.h"
 #include "losses/loss.h"
 
@@ -19,13 +20,19 @@ struct row_state {
 template <class F, class T>
 struct row_of {
   using stats = typename F::stats;
+  // A sparse loss whose entries are costly keeps them, once it has them, in place of y_pred.
+  static constexpr bool keeps_entries = F::sparse && F::keeps > 0;
+  static constexpr int arrays = F::sparse || !F::uses_target ? 1 : 2;
+  using kept_row = cuda::kept_row<T, arrays>;
   const F& f;
   const arguments& a;
   int64_t row;
+  kept_row kept;
   row_state<T> state;
 
-  FASTLOSS_DEVICE row_of(const F& f, const arguments& a, int64_t row, bool exists, double norm)
-      : f(f), a(a), row(row) {
+  FASTLOSS_DEVICE row_of(const F& f, const arguments& a, int64_t row, bool exists, double norm,
+                         const kept_row& kept)
+      : f(f), a(a), row(row), kept(kept) {
     if (!exists) return;
     state.weight = row_weight<T>(a, row);
     if (state.weight == 0) return;
@@ -56,17 +63,34 @@ struct row_of {
       return t;
     }
   }
-  FASTLOSS_DEVICE fetched<T> fetch_targets(int64_t first, int n) const {
+  // Begins to fetch the i-th packet of this thread.
+  FASTLOSS_DEVICE fetched<T> fetch_preds(int i, int64_t first, int n) const {
+    return kept.used ? kept.fetch(0, i, a.y_pred, first, n) : fetch<T>(a.y_pred, first, n);
+  }
+  FASTLOSS_DEVICE fetched<T> fetch_targets(int i, int64_t first, int n) const {
     if constexpr (F::sparse)
       return {};
     else
-      return fetch<T>(a.y_true, first, n);
+      return kept.used ? kept.fetch(arrays - 1, i, a.y_true, first, n)
+                       : fetch<T>(a.y_true, first, n);
   }
   FASTLOSS_DEVICE void multiply_by_class_weight(int64_t col, int n, numbers<T>& x) const {
     if (!a.class_weight.data) return;
     const numbers<T> c = gather<T>(a.class_weight, col, n);
 #pragma unroll
     for (int i = 0; i < packet; ++i) x.x[i] *= c.x[i];
+  }
+
+  // Copies what this thread has of the columns to where it is kept.
+  template <class Block>
+  FASTLOSS_DEVICE void keep(Block& block, int64_t end, int rank, int threads) const {
+    int i = 0;
+    for (int64_t col = rank * packet; col < end; col += int64_t(threads) * packet, ++i) {
+      const int n = int(end - col < packet ? end - col : packet);
+      kept.copy(block, 0, i, a.y_pred, row * a.cols + col, n);
+      if constexpr (arrays == 2) kept.copy(block, 1, i, a.y_true, row * a.cols + col, n);
+    }
+    block.wait_for_copies();
   }
 
   // Adds (or takes the maxima of) the terms of a phase over the columns that this thread has.
@@ -82,20 +106,31 @@ struct row_of {
         return {double(r.a), double(r.b), double(r.c)};
       }
     }
+    constexpr bool has_new_entries = keeps_entries && Phase == F::keeps;
     constexpr T nothing = is_max ? -math::infinity<T> : T(0);
     sums total = identity(is_max);
-    for (int64_t col = begin + rank * packet; col < end; col += int64_t(threads) * packet) {
+    int i = 0;
+    for (int64_t col = begin + rank * packet; col < end; col += int64_t(threads) * packet, ++i) {
       const int n = int(end - col < packet ? end - col : packet);
       const int64_t first = row * a.cols + col;
-      const fetched<T> t_bits = fetch_targets(first, n), p_bits = fetch<T>(a.y_pred, first, n);
+      const fetched<T> t_bits = fetch_targets(i, first, n), p_bits = fetch_preds(i, first, n);
       const numbers<T> t = targets(t_bits, col, n);
       const numbers<T> p = loaded<T>(p_bits, a.y_pred, first, n);
+      numbers<T> entries;
       row_terms<T> sum{nothing, nothing, nothing};
 #pragma unroll
-      for (int i = 0; i < packet; ++i) {
-        const row_terms<T> r = f.terms(which, t.x[i], p.x[i], s);
-        if (i < n) combine(sum, r, is_max);
+      for (int k = 0; k < packet; ++k) {
+        row_terms<T> r;
+        if constexpr (has_new_entries) {
+          entries.x[k] = f.keep(t.x[k], p.x[k], s);
+          r = f.terms(which, t.x[k], p.x[k], entries.x[k], s);
+        } else {
+          r = f.terms(which, t.x[k], p.x[k], s);
+        }
+        if (k < n) combine(sum, r, is_max);
       }
+      if constexpr (has_new_entries)
+        if (kept.used) kept.put(0, i, entries);
       total.merge({double(sum.a), double(sum.b), double(sum.c)}, is_max);
     }
     return total;
@@ -120,27 +155,22 @@ struct row_of {
   FASTLOSS_DEVICE void write_gradient(const stats& s, int64_t begin, int64_t end, int rank,
                                       int threads) const {
     const bool is_zero = !state.counts || state.scale == 0;
-    for (int64_t col = begin + rank * packet; col < end; col += int64_t(threads) * packet) {
+    int i = 0;
+    for (int64_t col = begin + rank * packet; col < end; col += int64_t(threads) * packet, ++i) {
       const int n = int(end - col < packet ? end - col : packet);
       const int64_t first = row * a.cols + col;
       numbers<T> d_pred = {}, d_true = {};
       if (!is_zero) {
-        const fetched<T> t_bits = fetch_targets(first, n), p_bits = fetch<T>(a.y_pred, first, n);
-        const numbers<T> t = targets(t_bits, col, n);
-        const numbers<T> p = loaded<T>(p_bits, a.y_pred, first, n);
-        T p_of_label = 0;
-#pragma unroll
-        for (int i = 0; i < packet; ++i) {
-          const gradient_terms<T> r = f.gradient(t.x[i], p.x[i], s);
-          d_pred.x[i] = state.scale * r.d_pred;
-          d_true.x[i] = state.scale * r.d_true * T(a.target_scale);
-          if (col + i == state.label) p_of_label = p.x[i];
-        }
+        if (keeps_entries && kept.used)
+          slopes_beside_label(i, s, d_pred);
+        else
+          slopes(i, col, first, n, s, d_pred, d_true);
         if (F::sparse && state.label >= col && state.label < col + n) {
-          const gradient_terms<T> r = f.gradient(state.label_weight, p_of_label, s);
+          const T p = load_one<T>(a.y_pred, row * a.cols + state.label);
+          const gradient_terms<T> r = f.gradient(state.label_weight, p, s);
 #pragma unroll
-          for (int i = 0; i < packet; ++i)
-            if (col + i == state.label) d_pred.x[i] = state.scale * r.d_pred;
+          for (int k = 0; k < packet; ++k)
+            if (col + k == state.label) d_pred.x[k] = state.scale * r.d_pred;
         }
       }
       if (a.grad_pred.data) store(a.grad_pred, first, n, d_pred);
@@ -149,6 +179,31 @@ struct row_of {
         if (!is_zero) multiply_by_class_weight(col, n, d_true);
         store(a.grad_true, first, n, d_true);
       }
+    }
+  }
+
+ private:
+  FASTLOSS_DEVICE void slopes(int i, int64_t col, int64_t first, int n, const stats& s,
+                              numbers<T>& d_pred, numbers<T>& d_true) const {
+    const fetched<T> t_bits = fetch_targets(i, first, n), p_bits = fetch_preds(i, first, n);
+    const numbers<T> t = targets(t_bits, col, n);
+    const numbers<T> p = loaded<T>(p_bits, a.y_pred, first, n);
+#pragma unroll
+    for (int k = 0; k < packet; ++k) {
+      const gradient_terms<T> r = f.gradient(t.x[k], p.x[k], s);
+      d_pred.x[k] = state.scale * r.d_pred;
+      d_true.x[k] = state.scale * r.d_true * T(a.target_scale);
+    }
+  }
+
+  // From entries alone: see `keeps` in losses/loss.h.
+  FASTLOSS_DEVICE void slopes_beside_label(int i, const stats& s, numbers<T>& d_pred) const {
+    if constexpr (keeps_entries) {
+      constexpr T unknown = std::numeric_limits<T>::quiet_NaN();
+      const numbers<T> entries = kept.get(0, i);
+#pragma unroll
+      for (int k = 0; k < packet; ++k)
+        d_pred.x[k] = state.scale * f.gradient(T(0), unknown, entries.x[k], s).d_pred;
     }
   }
 };

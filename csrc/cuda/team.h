@@ -7,7 +7,14 @@
 //   scratch()            memory of the block for 32 `sums`
 //   is_last(counter)     whether all other blocks of the launch have been here; counts from zero
 //                        on, but not where there are no others
-// Every thread of a block calls barrier(), exchange() and is_last() equally often and in step.
+//   memory()             what the launch asks for, per block (geometry::memory)
+//   copy(to, from)       begins to copy 16 bytes from memory of the device to that of the block,
+//   wait_for_copies()    after which this thread, and it alone, sees what it has begun to copy
+// and, where blocks of a launch are clusters:
+//   cluster_barrier()    waits for all threads of the cluster
+//   scratch_of(i)        scratch() of the i-th block of the cluster
+// Every thread of a block calls barrier(), exchange() and is_last() equally often and in step, and
+// every thread of a cluster cluster_barrier().
 #pragma once
 
 #include <cstdint>
@@ -34,13 +41,13 @@ FASTLOSS_DEVICE sums identity(bool is_max) {
   return {x, x, x};
 }
 
-// Threads that share a row: a power of two of them within a warp, or the whole block.
+// Threads that share a row: a power of two of them within a warp, or a whole block.
 template <class Block>
 struct team {
   Block& block;
   int size, rank;
 
-  FASTLOSS_DEVICE team(Block& b, int size) : block(b), size(size), rank(b.thread() % size) {}
+  FASTLOSS_DEVICE team(Block& b, int size) : team(b, size, b.thread() % size) {}
   FASTLOSS_DEVICE int per_block() const { return block.threads() / size; }
   FASTLOSS_DEVICE int index() const { return block.thread() / size; }
 
@@ -56,6 +63,9 @@ struct team {
     return merged(x, [](X& into, X other) { into = math::max(into, other); });
   }
 
+ protected:
+  FASTLOSS_DEVICE team(Block& b, int size, int rank) : block(b), size(size), rank(rank) {}
+
  private:
   template <class X, class Merge>
   FASTLOSS_DEVICE X merged(X x, Merge merge) {
@@ -64,12 +74,48 @@ struct team {
       merge(x, block.exchange(x, mask));
     if (size <= warp_threads) return x;
     X* by_warp = reinterpret_cast<X*>(block.scratch());
-    if (rank % warp_threads == 0) by_warp[rank / warp_threads] = x;
+    const int thread = block.thread();
+    if (thread % warp_threads == 0) by_warp[thread / warp_threads] = x;
     block.barrier();
     x = by_warp[0];
-    for (int w = 1; w < size / warp_threads; ++w) merge(x, by_warp[w]);
+    for (int w = 1; w < block.threads() / warp_threads; ++w) merge(x, by_warp[w]);
     block.barrier();
     return x;
+  }
+};
+
+// The same, or the threads of all blocks of a cluster.
+template <class Block>
+struct wide_team : team<Block> {
+  using team<Block>::block;
+  using team<Block>::size;
+
+  FASTLOSS_DEVICE wide_team(Block& b, int size)
+      : team<Block>(b, size,
+                    size > b.threads()
+                        ? int(b.index() % (size / b.threads())) * b.threads() + b.thread()
+                        : b.thread() % size) {}
+  FASTLOSS_DEVICE bool spans_blocks() const { return size > block.threads(); }
+  FASTLOSS_DEVICE int blocks() const { return size / block.threads(); }
+
+  // Of all teams of the launch: how many, and the first that has threads in this block.
+  FASTLOSS_DEVICE int64_t count() const { return teams_of(block.blocks()); }
+  FASTLOSS_DEVICE int64_t first() const { return teams_of(block.index()); }
+
+  FASTLOSS_DEVICE sums combine(sums x, bool is_max = false) {
+    x = team<Block>::combine(x, is_max);
+    if (!spans_blocks()) return x;
+    if (block.thread() == 0) *block.scratch() = x;
+    block.cluster_barrier();
+    x = *block.scratch_of(0);
+    for (int b = 1; b < blocks(); ++b) x.merge(*block.scratch_of(b), is_max);
+    block.cluster_barrier();
+    return x;
+  }
+
+ private:
+  FASTLOSS_DEVICE int64_t teams_of(int64_t n) const {
+    return spans_blocks() ? n / blocks() : n * this->per_block();
   }
 };
 

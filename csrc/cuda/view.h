@@ -79,6 +79,11 @@ FASTLOSS_DEVICE_CALL void store_one(const device_view& v, int64_t e, T x) {
   store_at(find(v, e).data, v.type, x);
 }
 
+// What a thread moves at once.
+struct alignas(16) word {
+  unsigned bits[4];
+};
+
 template <class T>
 struct numbers {
   T x[packet];
@@ -108,14 +113,14 @@ FASTLOSS_DEVICE_CALL void scatter(const device_view& v, int64_t first, int n, nu
 // Bits of a packet on their way. They are fetched before they are converted, so that the loads of
 // several arrays are under way together.
 template <class T>
-struct alignas(16) fetched {
-  unsigned words[packet * sizeof(T) / sizeof(unsigned)];
+struct fetched {
+  word words[packet * sizeof(T) / sizeof(word)];
   bool is_adjacent;
 };
 
-template <class Word>
+template <class Stored>
 struct alignas(16) stored_packet {
-  Word x[packet];
+  Stored x[packet];
 };
 
 FASTLOSS_DEVICE int floating_size(dtype type) {
@@ -132,10 +137,10 @@ FASTLOSS_DEVICE char* adjacent(const device_view& v, int64_t first, int n) {
   return reinterpret_cast<std::uintptr_t>(at) % 16 == 0 ? at : nullptr;
 }
 
-template <class Word, class T>
+template <class Stored, class T>
 FASTLOSS_DEVICE void fetch_words(const char* at, fetched<T>& out) {
-  const auto words = *reinterpret_cast<const stored_packet<Word>*>(at);
-  std::memcpy(out.words, &words, sizeof words);
+  const auto stored = *reinterpret_cast<const stored_packet<Stored>*>(at);
+  std::memcpy(out.words, &stored, sizeof stored);
 }
 
 template <class T>

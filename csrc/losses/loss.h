@@ -17,7 +17,8 @@
 //
 // A row loss that sets `keeps` to a phase after the first has keep(t, p, stats), which is computed
 // once per element, in that phase, and handed to terms and gradient after p from then on: what is
-// too expensive to be computed twice. It is zero where an element adds nothing to that phase.
+// too expensive to be computed twice. It is zero where an element adds nothing to that phase. The
+// gradient of a sparse loss needs nothing else of the classes that are not the label.
 //
 // A loss with a `variant` has a cheaper functor, with the same parameters, for those that
 // `has_variant_for` accepts, and that may have one, too. It is chosen once per call, because a
