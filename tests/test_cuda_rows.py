@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -121,3 +122,23 @@ def test_rows_that_are_read_again_are_copied_once(
     assert copies == [words * (sweeps > 0), words * (sweeps > 1)]
     emulate(70, 0)
     assert counted("emulated_copies", lambda: loss.value_and_grad(t, p)) == 0
+
+
+@rows
+def test_rows_of_a_wider_array_are_kept_if_they_are_aligned(
+    emulated: Device, spec: LossSpec, options: Any, rng: Any
+) -> None:
+    t, p = draw(spec, options, (64, 128), np.float32, rng)
+    wide = {n: np.pad(p, [(0, 0), (0, n)])[:, :-n] for n in (8, 3)}
+    loss = make(spec, options)
+    results = {}
+
+    def call(n: int) -> None:
+        results[n] = loss.value_and_grad(emulated.put(t), emulated.put(p if n == 0 else wide[n]))
+
+    copies = {n: counted("emulated_copies", partial(call, n)) for n in (0, 8, 3)}
+    assert copies[8] == copies[0]
+    assert copies[3] < copies[0] or copies[0] == 0
+    for n in (8, 3):
+        for a, b in zip(results[n], results[0], strict=True):
+            assert same_bits(emulated.get(a), emulated.get(b))

@@ -19,6 +19,7 @@ inline constexpr std::size_t stats_bytes = 128;  // room for those of a row
 struct device_view {
   char* data = nullptr;
   dtype type = dtype::f32;
+  int floating_bytes = 0;  // of an element; 0 if its type is no floating one
   int rank = 0;
   int64_t size[max_rank] = {}, stride[max_rank] = {};
 };

@@ -194,8 +194,7 @@ struct ctc_sample {
   FASTLOSS_DEVICE void each_logit(int64_t t, bool exists, Visit visit) const {
     for (int64_t c = warp.rank * packet; exists && c < q.classes; c += warp.size * packet) {
       const int n = int(q.classes - c < packet ? q.classes - c : packet);
-      const numbers<T> x =
-          loaded<T>(fetch<T>(a.y_pred, first_logit(t) + c, n), a.y_pred, first_logit(t) + c, n);
+      const numbers<T> x = load<T>(a.y_pred, first_logit(t) + c, n);
 #pragma unroll
       for (int i = 0; i < packet; ++i)
         if (i < n) visit(c + i, x.x[i]);
@@ -296,12 +295,12 @@ struct ctc_sample {
         const int64_t at = first_logit(t) + c;
         numbers<T> slope = {};
         if (!is_zero) {
-          const numbers<T> x = loaded<T>(fetch<T>(a.y_pred, at, n), a.y_pred, at, n);
+          const numbers<T> x = load<T>(a.y_pred, at, n);
 #pragma unroll
           for (int i = 0; i < packet; ++i)
             slope.x[i] = c + i == d.best ? d.slope_of_best : factor * d.frame.exponential(x.x[i]);
         }
-        store(a.grad_pred, at, n, slope);
+        store(run_of<T>(a.grad_pred, at, n), 0, n, slope);
       }
     });
   }

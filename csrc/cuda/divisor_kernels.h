@@ -67,7 +67,7 @@ struct label_kernel {
     for (int64_t i = (block.index() * block.threads() + block.thread()) * packet; i < g.length;
          i += step) {
       const int n = int(g.length - i < packet ? g.length - i : packet);
-      const numbers<T> t = loaded<T>(fetch<T>(a.y_true, i, n), a.y_true, i, n);
+      const numbers<T> t = load<T>(a.y_true, i, n);
       bool others = false;
 #pragma unroll
       for (int k = 0; k < packet; ++k) others |= k < n && t.x[k] != T(0) && t.x[k] != T(1);

@@ -20,6 +20,7 @@ device_view on_device(const view& v) {
                          std::to_string(merged.axes.size()) + "; a contiguous copy has one");
   out.data = merged.data;
   out.type = merged.type;
+  out.floating_bytes = merged.type >= dtype::f16 ? int(cpu::item_size(merged.type)) : 0;
   for (const axis& a : merged.axes) {
     out.size[out.rank] = a.size;
     out.stride[out.rank++] = a.stride;

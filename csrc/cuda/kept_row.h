@@ -16,24 +16,23 @@ struct kept_row {
   int threads = 0;      // of the block
 
   template <class Block>
-  FASTLOSS_DEVICE void copy(Block& block, int array, int i, const device_view& v, int64_t first,
+  FASTLOSS_DEVICE void copy(Block& block, int array, int i, const run_of<T>& r, int64_t col,
                             int n) const {
-    const char* from = adjacent<T>(v, first, n);
+    const char* from = r.packet_at(col, n);
     if (!from) return;
 #pragma unroll
     for (int w = 0; w < most_words; ++w)
-      if (w < words_of(v)) block.copy(at(array, i, w), from + w * sizeof(word));
+      if (w < words_of(r.v)) block.copy(at(array, i, w), from + w * sizeof(word));
   }
 
   // The same as cuda::fetch of the array that was copied.
-  FASTLOSS_DEVICE fetched<T> fetch(int array, int i, const device_view& v, int64_t first,
-                                   int n) const {
+  FASTLOSS_DEVICE fetched<T> fetch(int array, int i, const run_of<T>& r, int n) const {
     fetched<T> out = {};
-    out.is_adjacent = adjacent<T>(v, first, n) != nullptr;
+    out.is_adjacent = r.packet_at(0, n) != nullptr;
     if (!out.is_adjacent) return out;
 #pragma unroll
     for (int w = 0; w < most_words; ++w)
-      if (w < words_of(v)) out.words[w] = *at(array, i, w);
+      if (w < words_of(r.v)) out.words[w] = *at(array, i, w);
     return out;
   }
 
@@ -55,7 +54,7 @@ struct kept_row {
 
  private:
   FASTLOSS_DEVICE static int words_of(const device_view& v) {
-    return packet * floating_size(v.type) / int(sizeof(word));
+    return packet * v.floating_bytes / int(sizeof(word));
   }
   FASTLOSS_DEVICE word* at(int array, int i, int w) const {
     return own + ((i * arrays + array) * most_words + w) * threads;

@@ -34,9 +34,10 @@ struct map_kernel {
         const int64_t begin = unit % g.parts * g.part_length;
         const int64_t end = begin + g.part_length < g.length ? begin + g.part_length : g.length;
         const int64_t start = unit / g.parts * g.length;
-        for (int64_t i = begin + threads.rank * packet; i < end; i += threads.size * packet)
-          sum += one_packet(start + i, int(end - i < packet ? end - i : packet), scale,
-                            target_scale, target_shift);
+        const part_of_arrays part(a, start + begin, end - begin);
+        for (int64_t i = threads.rank * packet; i < end - begin; i += threads.size * packet)
+          sum += one_packet(part, i, int(end - begin - i < packet ? end - begin - i : packet),
+                            scale, target_scale, target_shift);
       }
       sum = threads.combine(sum);
       if (unit >= units || threads.rank != 0) continue;
@@ -53,32 +54,67 @@ struct map_kernel {
     }
   }
 
-  // Writes the gradients of n elements; returns the sum of their weighted losses.
-  FASTLOSS_DEVICE double one_packet(int64_t first, int n, T scale, T target_scale,
-                                    T target_shift) const {
-    const fetched<T> t_bits = fetch<T>(a.y_true, first, n), p_bits = fetch<T>(a.y_pred, first, n);
+  struct part_of_arrays {
+    int64_t first;
+    run_of<T> trues, preds, d_preds, d_trues;
+    FASTLOSS_DEVICE part_of_arrays(const arguments& a, int64_t first, int64_t n)
+        : first(first),
+          trues(a.y_true, first, n),
+          preds(a.y_pred, first, n),
+          d_preds(a.grad_pred, first, n),
+          d_trues(a.grad_true, first, n) {}
+  };
+
+  // Writes the gradients of n elements from the i-th on; returns the sum of their weighted losses.
+  FASTLOSS_DEVICE double one_packet(const part_of_arrays& part, int64_t i, int n, T scale,
+                                    T target_scale, T target_shift) const {
+    const fetched<T> t_bits = fetch<T>(part.trues, i, n), p_bits = fetch<T>(part.preds, i, n);
+    const numbers<T> t = loaded<T>(t_bits, part.trues, i, n);
+    const numbers<T> p = loaded<T>(p_bits, part.preds, i, n);
+    numbers<T> loss, d_pred, d_true;
+#pragma unroll
+    for (int k = 0; k < packet; ++k) {
+      const map_terms<T> r = f(t.x[k] * target_scale + target_shift, p.x[k]);
+      loss.x[k] = r.loss;
+      d_pred.x[k] = r.d_pred;
+      d_true.x[k] = r.d_true * target_scale;
+    }
+    double sum = 0;
+    if (scale != 0 && !a.weight.values.data && !a.mask.values.data && !a.upstream_by_row.data) {
+#pragma unroll
+      for (int k = 0; k < packet; ++k) {
+        d_pred.x[k] *= scale;
+        d_true.x[k] *= scale;
+        if (k < n) sum += double(loss.x[k]);
+      }
+    } else {
+      sum = weigh(part.first + i, n, scale, loss, d_pred, d_true);
+    }
+    if (a.grad_pred.data) store(part.d_preds, i, n, d_pred);
+    if (a.grad_true.data) store(part.d_trues, i, n, d_true);
+    return sum;
+  }
+
+  // Multiplies gradients by what is theirs; returns the sum of the weighted losses. What counts for
+  // nothing may be anything.
+  FASTLOSS_DEVICE double weigh(int64_t first, int n, T scale, const numbers<T>& loss,
+                               numbers<T>& d_pred, numbers<T>& d_true) const {
     numbers<T> w = filled(T(1)), s = filled(scale);
     multiply(a.weight, first, n, a.cols, w);
     multiply(a.mask, first, n, a.cols, w);
     if (a.upstream_by_row.data) {
       const numbers<T> u = gather_by_row<T>(a.upstream_by_row, first, n, a.cols);
 #pragma unroll
-      for (int i = 0; i < packet; ++i) s.x[i] *= u.x[i];
+      for (int k = 0; k < packet; ++k) s.x[k] *= u.x[k];
     }
-    const numbers<T> t = loaded<T>(t_bits, a.y_true, first, n);
-    const numbers<T> p = loaded<T>(p_bits, a.y_pred, first, n);
-    numbers<T> d_pred, d_true;
     double sum = 0;
 #pragma unroll
-    for (int i = 0; i < packet; ++i) {
-      const map_terms<T> r = f(t.x[i] * target_scale + target_shift, p.x[i]);
-      const T by = product(s.x[i], w.x[i]);
-      d_pred.x[i] = by == 0 ? T(0) : by * r.d_pred;
-      d_true.x[i] = by == 0 ? T(0) : by * r.d_true * target_scale;
-      if (i < n && w.x[i] != 0) sum += double(r.loss) * double(w.x[i]);
+    for (int k = 0; k < packet; ++k) {
+      const T by = product(s.x[k], w.x[k]);
+      d_pred.x[k] = by == 0 ? T(0) : by * d_pred.x[k];
+      d_true.x[k] = by == 0 ? T(0) : by * d_true.x[k];
+      if (k < n && w.x[k] != 0) sum += double(loss.x[k]) * double(w.x[k]);
     }
-    if (a.grad_pred.data) store(a.grad_pred, first, n, d_pred);
-    if (a.grad_true.data) store(a.grad_true, first, n, d_true);
     return sum;
   }
 };

@@ -27,12 +27,18 @@ struct row_of {
   const F& f;
   const arguments& a;
   int64_t row;
+  run_of<T> preds, trues;
   kept_row kept;
   row_state<T> state;
 
   FASTLOSS_DEVICE row_of(const F& f, const arguments& a, int64_t row, bool exists, double norm,
                          const kept_row& kept)
-      : f(f), a(a), row(row), kept(kept) {
+      : f(f),
+        a(a),
+        row(row),
+        preds(a.y_pred, row * a.cols, a.cols),
+        trues(a.y_true, row * a.cols, a.cols),
+        kept(kept) {
     if (!exists) return;
     state.weight = row_weight<T>(a, row);
     if (state.weight == 0) return;
@@ -56,7 +62,7 @@ struct row_of {
     if constexpr (F::sparse) {
       return filled(T(0));
     } else {
-      numbers<T> t = loaded<T>(bits, a.y_true, row * a.cols + col, n);
+      numbers<T> t = loaded<T>(bits, trues, col, n);
 #pragma unroll
       for (int i = 0; i < packet; ++i) t.x[i] = t.x[i] * T(a.target_scale) + T(a.target_shift);
       multiply_by_class_weight(col, n, t);
@@ -64,15 +70,14 @@ struct row_of {
     }
   }
   // Begins to fetch the i-th packet of this thread.
-  FASTLOSS_DEVICE fetched<T> fetch_preds(int i, int64_t first, int n) const {
-    return kept.used ? kept.fetch(0, i, a.y_pred, first, n) : fetch<T>(a.y_pred, first, n);
+  FASTLOSS_DEVICE fetched<T> fetch_preds(int i, int64_t col, int n) const {
+    return kept.used ? kept.fetch(0, i, preds, n) : fetch<T>(preds, col, n);
   }
-  FASTLOSS_DEVICE fetched<T> fetch_targets(int i, int64_t first, int n) const {
+  FASTLOSS_DEVICE fetched<T> fetch_targets(int i, int64_t col, int n) const {
     if constexpr (F::sparse)
       return {};
     else
-      return kept.used ? kept.fetch(arrays - 1, i, a.y_true, first, n)
-                       : fetch<T>(a.y_true, first, n);
+      return kept.used ? kept.fetch(arrays - 1, i, trues, n) : fetch<T>(trues, col, n);
   }
   FASTLOSS_DEVICE void multiply_by_class_weight(int64_t col, int n, numbers<T>& x) const {
     if (!a.class_weight.data) return;
@@ -87,8 +92,8 @@ struct row_of {
     int i = 0;
     for (int64_t col = rank * packet; col < end; col += int64_t(threads) * packet, ++i) {
       const int n = int(end - col < packet ? end - col : packet);
-      kept.copy(block, 0, i, a.y_pred, row * a.cols + col, n);
-      if constexpr (arrays == 2) kept.copy(block, 1, i, a.y_true, row * a.cols + col, n);
+      kept.copy(block, 0, i, preds, col, n);
+      if constexpr (arrays == 2) kept.copy(block, 1, i, trues, col, n);
     }
     block.wait_for_copies();
   }
@@ -106,16 +111,16 @@ struct row_of {
         return {double(r.a), double(r.b), double(r.c)};
       }
     }
+    constexpr int used = F::terms_used[Phase];
     constexpr bool has_new_entries = keeps_entries && Phase == F::keeps;
     constexpr T nothing = is_max ? -math::infinity<T> : T(0);
     sums total = identity(is_max);
     int i = 0;
     for (int64_t col = begin + rank * packet; col < end; col += int64_t(threads) * packet, ++i) {
       const int n = int(end - col < packet ? end - col : packet);
-      const int64_t first = row * a.cols + col;
-      const fetched<T> t_bits = fetch_targets(i, first, n), p_bits = fetch_preds(i, first, n);
+      const fetched<T> t_bits = fetch_targets(i, col, n), p_bits = fetch_preds(i, col, n);
       const numbers<T> t = targets(t_bits, col, n);
-      const numbers<T> p = loaded<T>(p_bits, a.y_pred, first, n);
+      const numbers<T> p = loaded<T>(p_bits, preds, col, n);
       numbers<T> entries;
       row_terms<T> sum{nothing, nothing, nothing};
 #pragma unroll
@@ -131,7 +136,7 @@ struct row_of {
       }
       if constexpr (has_new_entries)
         if (kept.used) kept.put(0, i, entries);
-      total.merge({double(sum.a), double(sum.b), double(sum.c)}, is_max);
+      total.merge({double(sum.a), double(sum.b), double(sum.c)}, is_max, used);
     }
     return total;
   }
@@ -154,17 +159,18 @@ struct row_of {
 
   FASTLOSS_DEVICE void write_gradient(const stats& s, int64_t begin, int64_t end, int rank,
                                       int threads) const {
+    const run_of<T> d_preds(a.grad_pred, row * a.cols, a.cols);
+    const run_of<T> d_trues(a.grad_true, row * a.cols, a.cols);
     const bool is_zero = !state.counts || state.scale == 0;
     int i = 0;
     for (int64_t col = begin + rank * packet; col < end; col += int64_t(threads) * packet, ++i) {
       const int n = int(end - col < packet ? end - col : packet);
-      const int64_t first = row * a.cols + col;
       numbers<T> d_pred = {}, d_true = {};
       if (!is_zero) {
         if (keeps_entries && kept.used)
           slopes_beside_label(i, s, d_pred);
         else
-          slopes(i, col, first, n, s, d_pred, d_true);
+          slopes(i, col, n, s, d_pred, d_true);
         if (F::sparse && state.label >= col && state.label < col + n) {
           const T p = load_one<T>(a.y_pred, row * a.cols + state.label);
           const gradient_terms<T> r = f.gradient(state.label_weight, p, s);
@@ -173,21 +179,21 @@ struct row_of {
             if (col + k == state.label) d_pred.x[k] = state.scale * r.d_pred;
         }
       }
-      if (a.grad_pred.data) store(a.grad_pred, first, n, d_pred);
+      if (a.grad_pred.data) store(d_preds, col, n, d_pred);
       if constexpr (!F::sparse) {
         if (!a.grad_true.data) continue;
         if (!is_zero) multiply_by_class_weight(col, n, d_true);
-        store(a.grad_true, first, n, d_true);
+        store(d_trues, col, n, d_true);
       }
     }
   }
 
  private:
-  FASTLOSS_DEVICE void slopes(int i, int64_t col, int64_t first, int n, const stats& s,
-                              numbers<T>& d_pred, numbers<T>& d_true) const {
-    const fetched<T> t_bits = fetch_targets(i, first, n), p_bits = fetch_preds(i, first, n);
+  FASTLOSS_DEVICE void slopes(int i, int64_t col, int n, const stats& s, numbers<T>& d_pred,
+                              numbers<T>& d_true) const {
+    const fetched<T> t_bits = fetch_targets(i, col, n), p_bits = fetch_preds(i, col, n);
     const numbers<T> t = targets(t_bits, col, n);
-    const numbers<T> p = loaded<T>(p_bits, a.y_pred, first, n);
+    const numbers<T> p = loaded<T>(p_bits, preds, col, n);
 #pragma unroll
     for (int k = 0; k < packet; ++k) {
       const gradient_terms<T> r = f.gradient(t.x[k], p.x[k], s);

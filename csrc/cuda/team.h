@@ -29,10 +29,11 @@ inline constexpr int warp_threads = 32;
 
 struct sums {
   double a, b, c;
-  FASTLOSS_DEVICE void merge(const sums& x, bool is_max) {
+  // The first `used` of them.
+  FASTLOSS_DEVICE void merge(const sums& x, bool is_max, int used = 3) {
     a = is_max ? math::max(a, x.a) : a + x.a;
-    b = is_max ? math::max(b, x.b) : b + x.b;
-    c = is_max ? math::max(c, x.c) : c + x.c;
+    if (used > 1) b = is_max ? math::max(b, x.b) : b + x.b;
+    if (used > 2) c = is_max ? math::max(c, x.c) : c + x.c;
   }
 };
 

@@ -123,19 +123,27 @@ struct alignas(16) stored_packet {
   Stored x[packet];
 };
 
-FASTLOSS_DEVICE int floating_size(dtype type) {
-  return type == dtype::f64 ? 8 : type == dtype::f32 ? 4 : type >= dtype::f16 ? 2 : 0;
-}
-
-// The address of a packet that can be moved in words of 16 bytes, or null. It is null for doubles
-// where T is float, which is rare.
+// The elements [first, first + n) of an array. If all are adjacent floating numbers, the first of
+// which is aligned, packets of them move in words of 16 bytes; not so doubles where T is float,
+// which is rare.
 template <class T>
-FASTLOSS_DEVICE char* adjacent(const device_view& v, int64_t first, int n) {
-  const int size = floating_size(v.type);
-  if (v.rank != 1 || n != packet || v.stride[0] != size || size > int(sizeof(T))) return nullptr;
-  char* at = v.data + first * size;
-  return reinterpret_cast<std::uintptr_t>(at) % 16 == 0 ? at : nullptr;
-}
+struct run_of {
+  const device_view& v;
+  int64_t first;
+  char* at = nullptr;  // null if packets have to be gathered
+
+  FASTLOSS_DEVICE run_of(const device_view& v, int64_t first, int64_t n) : v(v), first(first) {
+    if (!v.data || v.floating_bytes == 0 || v.floating_bytes > int(sizeof(T))) return;
+    const place p = find(v, first);
+    const bool is_aligned = reinterpret_cast<std::uintptr_t>(p.data) % sizeof(word) == 0;
+    if (p.stride == v.floating_bytes && p.run >= n && is_aligned) at = p.data;
+  }
+
+  // Of the packet that begins i elements after the first and has so many; or null.
+  FASTLOSS_DEVICE char* packet_at(int64_t i, int n) const {
+    return at && n == packet ? at + i * v.floating_bytes : nullptr;
+  }
+};
 
 template <class Stored, class T>
 FASTLOSS_DEVICE void fetch_words(const char* at, fetched<T>& out) {
@@ -144,9 +152,10 @@ FASTLOSS_DEVICE void fetch_words(const char* at, fetched<T>& out) {
 }
 
 template <class T>
-FASTLOSS_DEVICE fetched<T> fetch(const device_view& v, int64_t first, int n) {
+FASTLOSS_DEVICE fetched<T> fetch(const run_of<T>& r, int64_t i, int n) {
   fetched<T> out = {};
-  const char* at = adjacent<T>(v, first, n);
+  const device_view& v = r.v;
+  const char* at = r.packet_at(i, n);
   out.is_adjacent = at != nullptr;
   if (!at) return out;
   if constexpr (sizeof(T) == 8)
@@ -173,13 +182,21 @@ FASTLOSS_DEVICE numbers<T> convert_from(const fetched<T>& bits) {
 
 // What `fetch` of the same elements has begun.
 template <class T>
-FASTLOSS_DEVICE numbers<T> loaded(const fetched<T>& f, const device_view& v, int64_t first, int n) {
-  if (!f.is_adjacent) return gather<T>(v, first, n);
+FASTLOSS_DEVICE numbers<T> loaded(const fetched<T>& f, const run_of<T>& r, int64_t i, int n) {
+  const device_view& v = r.v;
+  if (!f.is_adjacent) return gather<T>(v, r.first + i, n);
   if constexpr (sizeof(T) == 8)
     if (v.type == dtype::f64) return convert_from<double>(f);
   if (v.type == dtype::f32) return convert_from<float>(f);
   if (v.type == dtype::f16) return convert_from<float16>(f);
   return convert_from<bfloat16>(f);
+}
+
+// A packet alone, from element `first` on.
+template <class T>
+FASTLOSS_DEVICE numbers<T> load(const device_view& v, int64_t first, int n) {
+  const run_of<T> r(v, first, n);
+  return loaded<T>(fetch<T>(r, 0, n), r, 0, n);
 }
 
 template <class Stored, class T>
@@ -190,11 +207,12 @@ FASTLOSS_DEVICE void store_adjacent(char* at, const numbers<T>& block) {
   *reinterpret_cast<stored_packet<Stored>*>(at) = stored;
 }
 
-// Writes the elements [first, first + n) of an array of a floating dtype.
+// Writes a packet of an array of a floating dtype.
 template <class T>
-FASTLOSS_DEVICE void store(const device_view& v, int64_t first, int n, const numbers<T>& block) {
-  char* at = adjacent<T>(v, first, n);
-  if (!at) return scatter(v, first, n, block);
+FASTLOSS_DEVICE void store(const run_of<T>& r, int64_t i, int n, const numbers<T>& block) {
+  const device_view& v = r.v;
+  char* at = r.packet_at(i, n);
+  if (!at) return scatter(v, r.first + i, n, block);
   if constexpr (sizeof(T) == 8)
     if (v.type == dtype::f64) return store_adjacent<double>(at, block);
   if (v.type == dtype::f32) return store_adjacent<float>(at, block);
