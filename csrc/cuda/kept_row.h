@@ -43,7 +43,7 @@ struct kept_row {
 #pragma unroll
     for (int w = 0; w < most_words; ++w) *at(array, i, w) = words[w];
   }
-  FASTLOSS_DEVICE numbers<T> get(int array, int64_t i) const {
+  FASTLOSS_DEVICE numbers<T> get(int array, int i) const {
     word words[most_words];
 #pragma unroll
     for (int w = 0; w < most_words; ++w) words[w] = *at(array, i, w);
