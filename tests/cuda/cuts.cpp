@@ -58,8 +58,10 @@ const char* fault_of_rows(int64_t rows, int64_t cols, int kept_bytes, const devi
 int main() {
   int64_t sizes[64];
   int count = 0;
-  for (int64_t n : {0,    1,    3,    7,    8,     9,     63,    64,    65,    423,   1000,
-                    1024, 1025, 8192, 8193, 16384, 32000, 32767, 32768, 70001, 128256})
+  for (int64_t n : {0, 1, 3, 7, 8, 9, 63, 64, 65, 423, 1000, 1024, 1025, 8192, 8193, 16384, 32000,
+                    32767, 32768, 70001, 128256,
+                    // Kept, these would take a little more than a block of some device has.
+                    25000, 42000, 200000, 460000})
     sizes[count++] = n;
   for (int shift = 20; shift < 38; shift += 3) sizes[count++] = (int64_t(1) << shift) + 5;
   for (int i = 0; i < count; ++i)
